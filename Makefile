@@ -1,0 +1,66 @@
+# Every target makes the environment that it needs; `make` alone lists them.
+PYTHON ?= python3
+VENV ?= .venv
+SEEDS ?= 10000
+FROM ?= 0
+ARGS ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := agentraft_ray examples benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help run test quick lint format types bench sim docs constraints clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: Python 3.11 or newer is needed; name one with make PYTHON=..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (once; a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: $(READY) ## run a verified, durable pipeline over real files (ARGS="DIRECTORY --help ...")
+	@$(BIN)/python -m examples.audit_documents $(ARGS)
+
+test: $(READY) ## run every test, the simulator's smoke run included (ARGS="-k name ...")
+	@$(BIN)/python -m pytest $(ARGS)
+
+quick: $(READY) ## run the unit tests alone, in seconds
+	@$(BIN)/python -m pytest tests/unit -q $(ARGS)
+
+lint: $(READY) ## check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(READY) ## repair what lint finds, where that is safe
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# mypy has skipped symlinked folders in silence, so the number of files that it saw is compared with the number that there are.
+types: $(READY) ## check types strictly, and that no file was skipped
+	@found=$$(find -L $(SOURCES) -name '*.py' | wc -l); \
+	printed=$$($(BIN)/mypy $(SOURCES)) || { echo "$$printed"; exit 1; }; \
+	echo "$$printed"; \
+	case "$$printed" in *"no issues found in $$found source files"*) ;; *) echo "mypy did not see all $$found files" >&2; exit 1;; esac
+
+bench: $(READY) ## measure steps/s, latency, log bytes and memory (prints a table and JSON)
+	@$(BIN)/python -m benchmarks overhead $(ARGS)
+
+sim: $(READY) ## run SEEDS=10000 simulated clusters FROM=0
+	@$(BIN)/python -m agentraft_ray.testing.simulator --seeds $(SEEDS) --from $(FROM) $(ARGS)
+
+docs: $(READY) ## check the links and the examples of the documentation
+	@$(BIN)/python -m pytest -q tests/unit/test_docs.py
+
+constraints: ## write the pinned versions anew from a clean environment
+	@rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	@build/constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,all]'
+	@{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --exclude agentraft-ray; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt && rm -rf build/constraints
+
+clean: ## remove what the other targets made, the environment included
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

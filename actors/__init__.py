@@ -1,0 +1,4 @@
+"""Reserved for the runtime on Ray; imported only as ``agentraft_ray.actors``, so that no class ever exists twice."""
+
+if not __name__.startswith("agentraft_ray."):
+    raise ImportError("import agentraft_ray.actors instead of actors: under two names every class in it would exist twice")

@@ -1,0 +1,406 @@
+"""The Redis and Valkey store: what a run store promises, in terms of the scripts, the group commit and a few plain reads.
+
+Core commands and EVAL only. One object may be used from several event loops one after another; each gets connections of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from redis.exceptions import NoScriptError, RedisError
+
+from agentraft_ray.checkpoint.base import Admission, Answer, AnswerKind, AppendEntry, Command, RunMeta
+from agentraft_ray.checkpoint.connect import connect, redact
+from agentraft_ray.checkpoint.durability import Barrier, parse_durability, verify_durability
+from agentraft_ray.checkpoint.embedded import EmbeddedServer
+from agentraft_ray.checkpoint.group_commit import GroupCommit
+from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
+from agentraft_ray.checkpoint.memory import inbox_full
+from agentraft_ray.checkpoint.patience import Patience
+from agentraft_ray.checkpoint.scripts import INDEX, KEEP_SAVED, SAVE, TRANSITION, Keys, Op, sha1
+from agentraft_ray.checkpoint.wire import Server, Wire
+from agentraft_ray.config import Limits
+from agentraft_ray.errors import ForeignKey, InvalidConfig, StoreError
+from agentraft_ray.identity import GENESIS, NO_OWNER, OwnerToken, check_run_id
+
+__all__ = ["RedisCheckpointStore"]
+
+T = TypeVar("T")
+_RESERVED = 3  # connections that reads leave free: for the writer, the check of its durability, and leases
+_ENTRY_BYTES = 400  # of an entry besides its records and blobs, for the batch's limit
+_CHUNK = 500  # runs looked at in one round trip of a sweep
+_NOT_DONE = {kind.value: kind for kind in AnswerKind}
+
+
+@dataclass(slots=True)
+class _Loop:
+    """What the store holds on one event loop."""
+
+    wire: Wire
+    writer: GroupCommit
+    reads: asyncio.Semaphore
+    leases: asyncio.Semaphore
+    guard: AsyncGenerator[None, None]
+
+
+class RedisCheckpointStore(LoggedCheckpointStore):
+    """Durable, fenced run logs on a Redis >= 6.2 or Valkey server; appends of all runs share one group commit per event loop.
+
+    `durability` is a promise that is checked at every connect: "fsync", "replicated(n)", "memory" or "trust-server". `server` is
+    a server of ours that is joined, left, and started again when it has gone away. Nothing is connected before the first call.
+    Raises InvalidConfig for a URL, prefix or durability that cannot be.
+    """
+
+    def __init__(
+        self,
+        url: str = "redis://localhost:6379/0",
+        *,
+        prefix: str = "agentraft",
+        durability: str = "fsync",
+        limits: Limits | None = None,
+        max_connections: int = 16,
+        timeout_s: float = 5.0,
+        server: Server | None = None,
+        **options: Any,
+    ) -> None:
+        if not prefix or any(char in prefix for char in "{}* \n"):
+            raise InvalidConfig(f"store prefix {prefix!r} is not allowed: use a short word without braces, stars and blanks")
+        if max_connections <= _RESERVED:
+            raise InvalidConfig(f"max_connections={max_connections} is too few: one writes, one keeps leases, the rest read")
+        self.url = url
+        self.durability = durability
+        self.limits = limits or Limits()
+        self.keys = Keys(prefix)
+        self._shown_url = redact(url)
+        self._promise = parse_durability(durability)
+        self._max_connections = max_connections
+        self._timeout_s = timeout_s
+        self._server = server
+        self._options = options
+        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
+        self._blocking: Any = None
+        self._blocking_lock = threading.Lock()
+
+    @classmethod
+    def embedded(cls, directory: Path | str | None = None, **options: Any) -> Self:
+        """A store on the server of a data directory (default: `.agentraft` here), started when needed and shared."""
+        server = EmbeddedServer(directory)
+        return cls(server.url, server=server, **options)
+
+    # --- life ----------------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """See `RunStore.open`. Raises ForeignKey."""
+        await self._revive()
+        here = await self._on_this_loop()
+        for key in (self.keys.open, self.keys.finished):
+            kind = await self._ask_writer(here, key, ("TYPE", key))
+            if kind not in {b"none", b"zset"}:
+                raise ForeignKey(f"key {key!r} holds a {kind.decode()}, which is not ours; choose another prefix=", key=key)
+
+    async def close(self) -> None:
+        """See `RunStore.close`."""
+        with self._blocking_lock:
+            client, self._blocking = self._blocking, None
+        if client is not None:
+            client.close()
+        here = self._loops.pop(asyncio.get_running_loop(), None)
+        if here is not None:
+            await here.writer.settled()
+            await here.guard.aclose()
+        if self._server is not None:
+            await asyncio.to_thread(self._server.leave)
+
+    async def _on_this_loop(self) -> _Loop:
+        loop = asyncio.get_running_loop()
+        here = self._loops.get(loop)
+        if here is not None:
+            return here
+        self._loops = {one: held for one, held in self._loops.items() if not one.is_closed()}
+        client = connect(self.url, max_connections=self._max_connections, timeout_s=self._timeout_s, **self._options)
+        wire = Wire(client, self._verify, self._revive)
+        writer = GroupCommit(wire, self.keys, self.limits, self._shown_url, int(min(2.0, self._timeout_s / 2) * 1000))
+        reads = asyncio.Semaphore(self._max_connections - _RESERVED)
+        here = self._loops[loop] = _Loop(wire, writer, reads, asyncio.Semaphore(1), _closing(wire))
+        # An event loop closes its asynchronous generators when it ends: a store that nobody closed lets go of its sockets then.
+        await anext(here.guard)
+        return here
+
+    async def _verify(self, client: Any) -> Barrier:
+        return await verify_durability(client, self._promise, can_wait=True)
+
+    async def _revive(self) -> None:
+        if self._server is not None:
+            await asyncio.to_thread(self._server.ensure)
+
+    # --- writing -------------------------------------------------------------------------------------------------------------
+
+    async def admit(
+        self, run_id: str, admission: bytes, record: bytes, head: bytes, blobs: Sequence[tuple[bytes, bytes]] = ()
+    ) -> Admission:
+        """See `RunStore.admit`."""
+        here = await self._on_this_loop()
+        item = [Op.ADMIT, admission, record, head, secrets.token_bytes(8), 2 * len(blobs), *_flat(blobs)]
+        size = len(record) + sum(len(data) for _, data in blobs)
+        reply = await here.writer.submit(run_id, item, self.keys.run(check_run_id(run_id)), size)
+        meta = self._meta(run_id, reply)
+        assert meta is not None
+        if meta.status == "finished":
+            here.writer.note("drop" if meta.expired else "finish", run_id)
+        return Admission(reply[0] == 1, meta)
+
+    async def append(self, entry: AppendEntry) -> Answer:
+        """See `RunStore.append`."""
+        here = await self._on_this_loop()
+        leased = False
+        if entry.claim is not None and entry.claim.owner != entry.token.owner:
+            leased = await self.lease_alive(entry.claim.owner)
+        item, keys, size = self._append_item(entry, leased)
+        reply = await here.writer.submit(entry.run_id, item, keys, size)
+        if reply == 1:
+            if entry.status == "finished":
+                here.writer.note("finish", entry.run_id)
+            return Answer(AnswerKind.APPENDED, entry.token, entry.index + len(entry.records), entry.new_head)
+        word = reply[0].decode()
+        if word == "foreign":
+            return Answer(AnswerKind.FOREIGN, entry.token, entry.index, entry.head)
+        if word == "error":
+            raise StoreError(f"the store at {self._shown_url} refused an append to run {entry.run_id!r}: {reply[1].decode()}")
+        return Answer(_NOT_DONE[word], _token(reply[1]), reply[2], reply[3] or GENESIS)
+
+    def _append_item(self, entry: AppendEntry, leased: bool) -> tuple[list[Any], tuple[str, ...], int]:
+        token = _token_text(entry.token)
+        expected = token if entry.claim is None else _token_text(entry.claim)
+        records, blobs, needs, taken = entry.records, entry.blobs, entry.needs_blobs, entry.taken
+        wide = bool(blobs or needs or taken) or entry.status == "finished"
+        item = [Op.APPEND, token, entry.append_id, entry.index, entry.head, entry.new_head, expected, int(leased), entry.status]
+        item += (len(records), *records, int(wide))
+        size = _ENTRY_BYTES + sum(map(len, records))
+        if not wide:
+            return item, self.keys.core(entry.run_id), size
+        item += (entry.outcome, 2 * len(blobs), *_flat(blobs), len(needs), *needs, len(taken), *taken)
+        return item, self.keys.run(entry.run_id), size + sum(len(data) for _, data in blobs)
+
+    async def push_command(self, run_id: str, command: Command) -> bool:
+        """See `RunStore.push_command`."""
+        here = await self._on_this_loop()
+        item = [Op.PUSH, command.id, command.body, secrets.token_bytes(8)]
+        reply = await here.writer.submit(run_id, item, self.keys.run(check_run_id(run_id)), len(command.body))
+        if isinstance(reply, list):
+            if reply[0] == b"full":
+                raise inbox_full(run_id, self.limits.inbox_max)
+            raise self._refused(run_id, reply)
+        return bool(reply)
+
+    async def delete_run(self, run_id: str) -> int:
+        """See `RunStore.delete_run`."""
+        here = await self._on_this_loop()
+        reply = await here.writer.submit(run_id, [Op.DELETE], self.keys.run(check_run_id(run_id)), 0)
+        if isinstance(reply, list):
+            if reply[0] == b"unfinished":
+                raise StoreError(f"run {run_id!r} is {reply[1].decode()}, so its log stays; cancel it first", run_id=run_id)
+            raise self._refused(run_id, reply)
+        here.writer.note("drop", run_id)
+        return int(reply)
+
+    # --- reading -------------------------------------------------------------------------------------------------------------
+
+    async def meta(self, run_id: str) -> RunMeta | None:
+        """See `RunStore.meta`."""
+        reply = await self._run_script(TRANSITION, self.keys.run(check_run_id(run_id)), (0, 0, 0, 1, Op.META))
+        return self._meta(run_id, reply[0])
+
+    def _meta(self, run_id: str, reply: list[Any]) -> RunMeta | None:
+        if isinstance(reply[0], bytes):
+            if reply[0] == b"missing":
+                return None
+            raise self._refused(run_id, reply)
+        _, token, index, head, status, admission, outcome, expired, size = reply
+        return RunMeta(_token(token), index, head, status.decode(), admission, outcome.decode(), bool(expired), size)
+
+    def _refused(self, run_id: str, reply: list[Any]) -> StoreError:
+        text = reply[1].decode()
+        if reply[0] == b"foreign":
+            return ForeignKey(f"key {text!r} holds a value of a type that is not ours; choose another prefix=", key=text)
+        return StoreError(f"the store at {self._shown_url} refused a write to run {run_id!r}: {text}; check its permissions")
+
+    async def read(self, run_id: str, start: int = 0, count: int | None = None) -> list[bytes]:
+        """See `RunStore.read`."""
+        if count == 0:
+            return []
+        key, last = self.keys.run(run_id).log, -1 if count is None else start + count - 1
+        return list(await self._read(lambda client: client.lrange(key, start, last), key))
+
+    async def blob(self, run_id: str, name: bytes) -> bytes | None:
+        """See `RunStore.blob`."""
+        key = self.keys.run(run_id).blobs
+        found: bytes | None = await self._read(lambda client: client.hget(key, name), key)
+        return found
+
+    def read_blocking(self, run_id: str, index: int) -> bytes | None:
+        """See `RunStore.read_blocking`."""
+        key = self.keys.run(run_id).log
+        found: bytes | None = self._read_blocking(lambda client: client.lindex(key, index), key)
+        return found
+
+    def blob_blocking(self, run_id: str, name: bytes) -> bytes | None:
+        """See `RunStore.blob_blocking`."""
+        key = self.keys.run(run_id).blobs
+        found: bytes | None = self._read_blocking(lambda client: client.hget(key, name), key)
+        return found
+
+    def _read_blocking(self, call: Callable[[Any], T], key: str) -> T:
+        with self._blocking_lock:
+            if self._blocking is None:
+                self._blocking = connect(self.url, blocking=True, max_connections=4, timeout_s=self._timeout_s, **self._options)
+            client = self._blocking
+        patience = Patience(self._shown_url, self.limits.store_wait_s)
+        while True:
+            try:
+                return call(client)
+            except (RedisError, OSError) as error:
+                patience.bear_blocking(error, key)
+
+    async def inbox(self, run_id: str) -> list[Command]:
+        """See `RunStore.inbox`."""
+        key = self.keys.run(run_id).inbox
+        waiting = await self._read(lambda client: client.hgetall(key), key)
+        ordered = sorted((packed[:12], name, packed[12:]) for name, packed in waiting.items())
+        return [Command(name.decode(), body) for _, name, body in ordered]
+
+    async def open_runs(self) -> list[str]:
+        """See `RunStore.open_runs`."""
+        here = await self._on_this_loop()
+        await here.writer.settled()
+        found: list[str] = []
+        for names in _chunks(await self._read(lambda client: client.zrange(self.keys.open, 0, -1), self.keys.open)):
+            for run_id, status in zip(names, await self._statuses(names), strict=True):
+                if status is None:
+                    here.writer.note("sweep", run_id)
+                elif status == b"finished":
+                    here.writer.note("finish", run_id)
+                else:
+                    found.append(run_id)
+        return found
+
+    async def finished_runs(self, older_than_s: float = 0) -> list[str]:
+        """See `RunStore.finished_runs`."""
+        here = await self._on_this_loop()
+        await here.writer.settled()
+        seconds, micros = await self._read(lambda client: client.time(), "")
+        before = seconds * 1_000_000 + micros - int(older_than_s * 1_000_000)
+        key = self.keys.finished
+        found: list[str] = []
+        for names in _chunks(await self._read(lambda client: client.zrangebyscore(key, "-inf", before), key)):
+            for run_id, status in zip(names, await self._statuses(names), strict=True):
+                if status == b"finished":
+                    found.append(run_id)
+                else:
+                    here.writer.note("drop", run_id)
+        return found
+
+    async def _statuses(self, run_ids: Sequence[str]) -> list[bytes | None]:
+        async def ask(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for run_id in run_ids:
+                pipeline.hget(self.keys.run(run_id).meta, "status")
+            return list(await pipeline.execute(raise_on_error=False))
+
+        # A foreign value at one run's key must not hide the others; that run shows its ForeignKey when it is asked for.
+        return [None if isinstance(one, Exception) else one for one in await self._read(ask, "")]
+
+    # --- leases --------------------------------------------------------------------------------------------------------------
+
+    async def renew_lease(self, owner: str, ttl_s: float) -> None:
+        """See `RunStore.renew_lease`."""
+        key, ttl_ms = self.keys.lease(owner), max(1, int(ttl_s * 1000))
+        await self._read(lambda client: client.set(key, b"1", px=ttl_ms), key, lease=True)
+
+    async def release_lease(self, owner: str) -> None:
+        """See `RunStore.release_lease`."""
+        key = self.keys.lease(owner)
+        await self._read(lambda client: client.delete(key), key, lease=True)
+
+    async def lease_alive(self, owner: str) -> bool:
+        """See `RunStore.lease_alive`."""
+        key = self.keys.lease(owner)
+        return bool(await self._read(lambda client: client.exists(key), key))
+
+    # --- checkpoints saved by hand -------------------------------------------------------------------------------------------
+
+    async def _save_text(self, task_id: str, step_index: int, text: bytes) -> None:
+        entry = b"%d:%s:%s" % (step_index, secrets.token_hex(8).encode(), text)
+        await self._run_script(SAVE, (self.keys.saved(task_id),), (entry,))
+
+    async def _saved_texts(self, task_id: str) -> list[bytes]:
+        key = self.keys.saved(task_id)
+        return [entry.split(b":", 2)[2] for entry in await self._read(lambda client: client.lrange(key, 0, -1), key)]
+
+    async def _keep_texts(self, task_id: str, step_index: int | None) -> None:
+        last = "" if step_index is None else str(step_index)
+        await self._run_script(KEEP_SAVED, (self.keys.saved(task_id),), (last,))
+
+    # --- calls ---------------------------------------------------------------------------------------------------------------
+
+    async def _read(self, call: Callable[[Any], Awaitable[T]], key: str, *, lease: bool = False) -> T:
+        """Make a call that may be repeated. Bounded in number, so that there is always a connection for it."""
+        here = await self._on_this_loop()
+        patience = Patience(self._shown_url, self.limits.store_wait_s)
+        async with here.leases if lease else here.reads:
+            while True:
+                try:
+                    return await call(here.wire.client)
+                except (RedisError, OSError) as error:
+                    await here.wire.cure(await patience.bear(error, key), (TRANSITION, INDEX))
+
+    async def _run_script(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        async def run(client: Any) -> Any:
+            try:
+                return await client.evalsha(sha1(script), len(keys), *keys, *args)
+            except NoScriptError:
+                return await client.eval(script, len(keys), *keys, *args)
+
+        return await self._read(run, keys[0])
+
+    async def _ask_writer(self, here: _Loop, key: str, command: tuple[Any, ...]) -> Any:
+        """Make a repeatable call over the connection that writes, which connects it and has its durability checked."""
+        patience = Patience(self._shown_url, self.limits.store_wait_s)
+        while True:
+            try:
+                reply = await here.wire.exchange(key, command)
+                if isinstance(reply, Exception):
+                    raise reply
+                return reply
+            except (RedisError, OSError) as error:
+                await here.wire.cure(await patience.bear(error, key))
+
+
+async def _closing(wire: Wire) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await wire.close()
+
+
+def _token_text(token: OwnerToken) -> str:
+    return f"{token.epoch}:{token.owner}"
+
+
+def _token(packed: bytes) -> OwnerToken:
+    epoch, _, owner = packed.decode().partition(":")
+    return OwnerToken(int(epoch), owner) if epoch else NO_OWNER
+
+
+def _flat(blobs: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+    return [part for blob in blobs for part in blob]
+
+
+def _chunks(names: Sequence[bytes]) -> Iterator[list[str]]:
+    for start in range(0, len(names), _CHUNK):
+        yield [name.decode() for name in names[start : start + _CHUNK]]

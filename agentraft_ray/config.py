@@ -1,0 +1,104 @@
+"""Settings: every limit has a name here, every default its reason. No I/O; environment variables are read by `api`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from agentraft_ray.errors import InvalidConfig
+from agentraft_ray.taxonomy import FREE, Cost
+
+if TYPE_CHECKING:
+    from agentraft_ray.breaker import CircuitBreaker
+    from agentraft_ray.checkpoint.base import CheckpointStore
+    from agentraft_ray.verifier.base import Verifier
+
+__all__ = ["AgentRaftConfig", "Budget", "Limits", "OnOpen", "RetryPolicy"]
+
+OnOpen = Literal["park", "fail"]
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often a step is tried again, and after what delay (seconds).
+
+    The default is 2 retries, 3 is the advised maximum: retries never lower the share of wrong outputs among what is committed.
+    """
+
+    max_retries: int = 2
+    base_delay: float = 0.0
+    max_delay: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.max_retries < 0 or self.base_delay < 0 or self.max_delay < 0:
+            raise InvalidConfig(f"a retry policy takes numbers from 0 up, not {self!r}")
+
+    def delay_for(self, attempt: int) -> float:
+        """Seconds to wait before `attempt`: 0 for attempt 0, then base_delay * 2^(attempt-1), capped at max_delay."""
+        if attempt <= 0 or self.base_delay == 0:
+            return 0.0
+        return min(self.max_delay, self.base_delay * 2.0 ** min(attempt - 1, 62))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one run may use over all its attempts, verdicts, crashes and resumes; None = not limited.
+
+    `seconds` counts from admission, less the time in which the run was parked. `reserve` is what an attempt and its verdicts may
+    cost at the most; it is set aside before each dispatch, so that a crash cannot hide spending. Tokens and money overshoot only
+    by what an attempt costs beyond its reserve.
+    """
+
+    attempts: int | None = None
+    tokens: int | None = None
+    usd: float | None = None
+    seconds: float | None = None
+    reserve: Cost = FREE
+
+    def __post_init__(self) -> None:
+        for name in ("attempts", "tokens", "usd", "seconds"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InvalidConfig(f"budget {name}={value} is negative; leave it out for no limit")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Every bound in the system, with its unit last."""
+
+    inline_bytes_max: int = 64 * 1024  # an output over this goes to a blob, its digest to the record
+    payload_bytes_max: int = 8 * 1024 * 1024  # an output over this is refused: one big value stalls a Redis server for all
+    batch_runs_max: int = 1024  # runs in one group commit
+    batch_bytes_max: int = 4 * 1024 * 1024  # bytes in one group commit
+    worker_losses_max: int = 3  # free re-dispatches of an attempt, then a lost worker counts as a failure of the step
+    claims_max: int = 3  # claims of a run without progress, then it is parked as poisoned
+    verifier_faults_max: int = 3  # faults in a row about one output, then the run is parked
+    rollbacks_max: int = 8  # deep rollbacks in one run
+    hint_chars_max: int = 2_000
+    evidence_max: int = 16
+    inbox_max: int = 1_000
+    verifier_retry_delay_s: float = 0.5
+    verifier_timeout_s: float = 120.0
+    store_wait_s: float = 30.0  # how long a run waits for a store that does not answer
+    lease_ttl_s: float = 10.0
+    drain_s: float = 5.0  # how long a cancelled run may take to leave its log in good order
+    inbox_poll_s: float = 0.25
+    retention_s: int = 7 * 24 * 3600  # finished runs stay this long
+    idempotency_ttl_s: int = 30 * 24 * 3600  # their tombstones stay this long
+    result_steps_max: int = 10_000  # a result holds the steps of a pipeline up to this length, beyond it reads them from the log
+    step_threads_max: int = 32  # threads for sync steps
+    cached_outputs_bytes_max: int = 1024 * 1024  # outputs of one run kept in memory; older ones are read from the store
+
+
+@dataclass
+class AgentRaftConfig:
+    """All settings of a coordinator in one value, as in the seed. None means the default of `wrap`."""
+
+    verifier: Verifier | None = None
+    store: CheckpointStore | str | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    breaker: CircuitBreaker | None = None
+    on_event: Callable[[Any], Awaitable[None] | None] | None = None
+    rollback_on_failure: bool = True
+    limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,254 @@
+"""One run as a value: feed it events, take what is `Ready`, act on it. It never waits, reads a clock, or draws a random number.
+
+    machine.feed(event, now)          # any number of times
+    ready = machine.take_ready()      # None when there is nothing to do
+    append ready.records; if that is refused: drop this machine, claim the run, restore it from the log
+    act on ready.commands             # only after the append
+
+While an append is in flight, keep feeding and take nothing. Which event leads where stands in one table, in `decide.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agentraft_ray.identity import OwnerToken
+from agentraft_ray.protocol import decide
+from agentraft_ray.protocol.announce import announcements
+from agentraft_ray.protocol.attempt import WAITS_OUTSIDE, Attempt, Phase
+from agentraft_ray.protocol.messages import (
+    Announce,
+    AnyCommand,
+    AnyEvent,
+    Call,
+    CancelAttempt,
+    CommandReceived,
+    Ready,
+    ReleasePermit,
+)
+from agentraft_ray.protocol.records import Payload, Record, RunFinished, RunParked, encode_record
+from agentraft_ray.protocol.state import RunState
+from agentraft_ray.taxonomy import FREE, Cost
+
+__all__ = ["RunMachine", "Seal"]
+
+Seal = Callable[[str, int, bytes], bytes]
+"""(run id, index, record bytes) -> stored bytes: encryption, or nothing."""
+
+
+def _plain(run_id: str, index: int, data: bytes) -> bytes:
+    return data
+
+
+class RunMachine:
+    """Drives one run on behalf of the owner `state.token`.
+
+    `state` is the fold of a log whose last claim is that token's. `seal` makes stored bytes of record bytes. `listening` = somebody
+    observes events, so `Announce` commands are worth making.
+    """
+
+    def __init__(self, state: RunState, *, seal: Seal = _plain, listening: bool = True) -> None:
+        self.state = state
+        self.plan = state.plan
+        self.policies = state.plan.policies
+        self.token: OwnerToken = state.token
+        self.listening = listening
+        self.now = 0.0
+        self.attempts: dict[int, Attempt] = {}
+        self.late: Cost = FREE
+        self._calls: dict[int, Attempt] = {}
+        self._next_call = 0
+        self._seal = seal
+        self._records: list[bytes] = []
+        self._decided: list[Record] = []
+        self._blobs: list[tuple[bytes, bytes]] = []
+        self._needs: list[bytes] = []
+        self._taken: list[str] = []
+        self._commands: list[AnyCommand] = []
+        self._base = (state.index, state.head)
+        self._drained = False
+
+    # --- what a host does --------------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Begin, or go on, with whatever the state says is to be done."""
+        self.now = now
+        if self.state.finished is None:
+            decide.start_run(self)
+            self._conclude()
+
+    def feed(self, event: AnyEvent, now: float) -> None:
+        """Take one event in. Replies to calls that are not open any more change nothing but the tally of late costs."""
+        self.now = now
+        if self.state.finished is not None or self._drained:
+            self._book_late(event)
+            return
+        call = getattr(event, "call", None)
+        if call is None:
+            if type(event) is CommandReceived:
+                decide.take_command(self, event)
+            else:
+                decide.take_tick(self)
+        else:
+            attempt = self._calls.get(call.number) if call.token == self.token else None
+            row = decide.TABLE.get((attempt.phase, type(event))) if attempt is not None else None
+            if attempt is None or row is None:
+                self._book_late(event)
+                return
+            row(self, attempt, event)
+        self._conclude()
+
+    def drain(self, now: float) -> None:
+        """Give the run up in good order: what is under way is cancelled, the log says that the run waits for a new owner."""
+        self.now = now
+        if self.state.finished is None and not self._drained:
+            self._drained = True
+            for attempt in list(self.attempts.values()):
+                self.close(attempt, "released")
+            if self.state.parked is None:
+                self.persist(RunParked(("drained",), now))
+
+    def take_ready(self) -> Ready | None:
+        """All that is to be done since the last call, or None."""
+        if not self._records and not self._commands:
+            return None
+        state = self.state
+        index, head = self._base
+        status = "finished" if state.finished else "parked" if state.parked is not None else "open"
+        ready = Ready(
+            self.token,
+            index,
+            head,
+            tuple(self._records),
+            tuple(self._decided),
+            state.head,
+            tuple(self._blobs),
+            tuple(self._needs),
+            tuple(self._taken),
+            status,
+            state.finished.outcome if state.finished else "",
+            tuple(self._commands),
+            self.wake_at,
+        )
+        self._base = (state.index, state.head)
+        self._records, self._decided, self._commands = [], [], []
+        self._blobs, self._needs, self._taken = [], [], []
+        return ready
+
+    @property
+    def wake_at(self) -> float | None:
+        """When a Tick is due at the latest, seconds; None = events alone move the run on."""
+        due = [attempt.due for attempt in self.attempts.values() if attempt.due is not None]
+        budget = self.policies.budget
+        if budget is not None and budget.seconds is not None and self.state.finished is None and self.state.parked is None:
+            due.append(self.state.admitted_at + self.state.paused_s + budget.seconds)
+        return min(due) if due else None
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether `take_ready` has something to give."""
+        return bool(self._records or self._commands)
+
+    def permits(self) -> list[object]:
+        """Permits of the breaker that are held now; a host that drops the machine gives them back."""
+        return [attempt.permit for attempt in self.attempts.values() if attempt.permit is not None]
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way: the run has finished, or it waits for the outside world."""
+        return self.state.finished is not None or all(attempt.phase in WAITS_OUTSIDE for attempt in self.attempts.values())
+
+    # --- what decisions are made of (used by decide.py) --------------------------------------------------------------------
+
+    def persist(self, record: Record) -> None:
+        """Decide on a record: fold it in and queue it for the log."""
+        state = self.state
+        position = state.index
+        stored = self._seal(state.run_id, position, encode_record(record))
+        state.apply(record, stored)
+        self._records.append(stored)
+        self._decided.append(record)
+        if self.listening:
+            self._commands.extend(announcements(state, record, position))
+
+    def command(self, command: AnyCommand) -> None:
+        self._commands.append(command)
+
+    def announce(self, type_: str, step: int, attempt: int, detail: str = "") -> None:
+        """Tell observers something that is live only."""
+        if self.listening:
+            self._commands.append(Announce(type_, step, attempt, detail=detail, at=self.now))
+
+    def open_call(self, attempt: Attempt, purpose: int = -1) -> Call:
+        """A new call that `attempt` waits for."""
+        self._next_call += 1
+        self._calls[self._next_call] = attempt
+        attempt.calls[self._next_call] = purpose
+        return Call(self.token, self._next_call)
+
+    def close_call(self, attempt: Attempt, number: int) -> int:
+        """The call was answered; what it was for."""
+        del self._calls[number]
+        return attempt.calls.pop(number)
+
+    def abandon_calls(self, attempt: Attempt) -> None:
+        """Nobody waits for the attempt's calls any more."""
+        for number in attempt.calls:
+            del self._calls[number]
+            if attempt.phase is not Phase.PERMIT:
+                self._commands.append(CancelAttempt(Call(self.token, number)))
+        attempt.calls.clear()
+
+    def close(self, attempt: Attempt, outcome: str) -> None:
+        """End an attempt; `outcome` goes to the breaker."""
+        self.abandon_calls(attempt)
+        self.release(attempt, outcome)
+        self.attempts.pop(attempt.step, None)
+
+    def release(self, attempt: Attempt, outcome: str) -> None:
+        if attempt.permit is not None:
+            self._commands.append(ReleasePermit(attempt.permit, outcome))
+            attempt.permit = None
+
+    def stored(self, payload: Payload) -> Payload:
+        """The payload as a record carries it: what is long goes to a blob of the same append."""
+        if payload.data is None:
+            self._needs.append(payload.digest)
+            return payload
+        if payload.size <= self.policies.inline_bytes_max:
+            return payload
+        self._blobs.append((payload.digest, payload.data))
+        return Payload(payload.digest, payload.size, None)
+
+    def taken(self, command_id: str) -> None:
+        self._taken.append(command_id)
+
+    def finish(self, record: RunFinished) -> None:
+        """End the run and everything that is under way."""
+        for attempt in list(self.attempts.values()):
+            self.close(attempt, "released")
+        self.persist(record)
+
+    def _book_late(self, event: AnyEvent) -> None:
+        cost = getattr(event, "cost", None)
+        if cost is None:
+            result = getattr(event, "result", None)
+            cost = result.cost if result is not None else FREE
+        if cost is not FREE:
+            self.late = self.late + cost
+        permit = getattr(event, "permit", None)
+        if permit is not None:
+            self._commands.append(ReleasePermit(permit, "released"))
+
+    def _conclude(self) -> None:
+        state = self.state
+        if state.finished is not None:
+            return
+        if state.committed == self.plan.size:
+            self.finish(RunFinished("succeeded", None, self.late, self.now))
+            return
+        if not self.attempts or any(attempt.phase not in WAITS_OUTSIDE for attempt in self.attempts.values()):
+            return
+        reasons = tuple(sorted({attempt.reason for attempt in self.attempts.values()}))
+        if state.parked != reasons:
+            self.persist(RunParked(reasons, self.now))

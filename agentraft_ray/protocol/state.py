@@ -1,0 +1,494 @@
+"""The durable state of a run: the fold of its log, and nothing that a crash would lose.
+
+`RunState.apply` is the only way to change it. The machine applies a record when it decides on it, everyone else when reading a log,
+so live state and fold are the same function. A record that cannot follow the ones before it is refused with LogCorrupted: a commit
+without a passing certificate for exactly that output, for instance, cannot be folded, whoever wrote it.
+
+Per step it keeps 41 bytes (status, position, output digest) and more only for steps that did not commit at once.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from agentraft_ray.errors import LogCorrupted
+from agentraft_ray.identity import GENESIS, NO_OWNER, OwnerToken, chain, digest, digest_of_parts
+from agentraft_ray.protocol.plan import Plan, plan_of
+from agentraft_ray.protocol.records import (
+    AttemptFailed,
+    AttemptRejected,
+    AttemptStarted,
+    Certificate,
+    CommandTaken,
+    OutputProposed,
+    OwnerClaimed,
+    Payload,
+    Record,
+    RolledBack,
+    RunAdmitted,
+    RunFinished,
+    RunParked,
+    StepCommitted,
+    SuspectCleared,
+    TaskRecord,
+    decode_record,
+)
+from agentraft_ray.taxonomy import FREE, Cost, FailureCause
+
+__all__ = ["RunState", "StepHistory", "fold"]
+
+_COMMITTED = 1
+
+
+class StepHistory:
+    """What is remembered of a step that did not commit at once.
+
+    Counts are those of the present lineage. `attempt` is the number of the attempt that is open or comes next; it never goes
+    back. `rejected` maps (inputs digest, output digest) to how often that output was rejected.
+    """
+
+    __slots__ = (
+        "attempt",
+        "error_type",
+        "errors",
+        "failed_at",
+        "final",
+        "hint",
+        "judge",
+        "lineage",
+        "message",
+        "rejected",
+        "rejections",
+    )
+
+    def __init__(self) -> None:
+        self.lineage = 0
+        self.attempt = 0
+        self.rejections = 0
+        self.errors = 0
+        self.final = False
+        self.hint: str | None = None
+        self.judge = ""
+        self.message = ""
+        self.error_type = ""
+        self.failed_at = 0.0
+        self.rejected: dict[tuple[bytes, bytes], int] = {}
+
+    def start_lineage(self, hint: str | None) -> None:
+        """A rollback closed whatever was open here."""
+        self.lineage += 1
+        self.attempt += 1
+        self.rejections = self.errors = 0
+        self.final = False
+        self.hint = hint
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StepHistory) and all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_FRESH = StepHistory()
+
+
+class RunState:
+    """One run, as its log tells it. Read freely; change only through `apply`."""
+
+    __slots__ = (
+        "_digests",
+        "_positions",
+        "_status",
+        "_task_digest",
+        "accusations",
+        "admitted_at",
+        "approved",
+        "attempts_started",
+        "charged",
+        "claims",
+        "cleared",
+        "commands",
+        "committed",
+        "cost",
+        "finished",
+        "forked_from",
+        "head",
+        "histories",
+        "index",
+        "let_go",
+        "parked",
+        "parked_at",
+        "paused_s",
+        "plan",
+        "proposed",
+        "ready",
+        "reservations",
+        "rollbacks",
+        "run_id",
+        "task",
+        "thrown_away",
+        "token",
+    )
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.index = 0
+        self.head = GENESIS
+        self.token: OwnerToken = NO_OWNER
+        self.plan: Plan
+        self.task: TaskRecord
+        self.admitted_at = 0.0
+        self.forked_from: tuple[str, int] | None = None
+        self.committed = 0
+        self.ready: set[int] = set()
+        self.histories: dict[int, StepHistory] = {}
+        self.accusations: dict[int, tuple[int, int]] = {}  # accuser -> (suspect, position of its commit)
+        self.cleared: set[tuple[int, int, int]] = set()  # (accuser, its lineage, position of the suspect's commit)
+        self.proposed: dict[int, OutputProposed] = {}
+        self.approved: dict[int, tuple[int, bytes]] = {}  # step -> (lineage, output digest)
+        self.let_go: set[tuple[int, int]] = set()  # (step, lineage) whose running was approved
+        self.commands: set[str] = set()
+        self.reservations: dict[tuple[int, int, int], Cost] = {}  # (step, attempt, sample) of this owner's life
+        self.attempts_started = 0
+        self.cost = FREE
+        self.charged = FREE
+        self.rollbacks = 0
+        self.thrown_away = 0
+        self.claims = 0
+        self.parked: tuple[str, ...] | None = None
+        self.parked_at = 0.0
+        self.paused_s = 0.0
+        self.finished: RunFinished | None = None
+
+    # --- questions ---------------------------------------------------------------------------------------------------------
+
+    def is_committed(self, step: int) -> bool:
+        return self._status[step] == _COMMITTED
+
+    def position(self, step: int) -> int:
+        """Log position of the step's present commit; only for committed steps."""
+        return self._positions[step]
+
+    def output_digest(self, step: int) -> bytes:
+        """Digest of the step's committed output; only for committed steps."""
+        return bytes(self._digests[32 * step : 32 * step + 32])
+
+    def history(self, step: int) -> StepHistory:
+        """The step's history; read-only, a shared empty one where nothing happened yet."""
+        return self.histories.get(step, _FRESH)
+
+    def inputs_digest(self, step: int) -> bytes:
+        """Digest of all that the step's output may depend on: the task and its parents' present outputs."""
+        digests = self._digests
+        return digest_of_parts(self._task_digest, *(bytes(digests[32 * p : 32 * p + 32]) for p in self.plan.parents(step)))
+
+    def parent_positions(self, step: int) -> tuple[int, ...]:
+        positions = self._positions
+        return tuple([positions[parent] for parent in self.plan.parents(step)])
+
+    def exhausted(self, step: int) -> bool:
+        """Whether the step may not be tried again in this lineage."""
+        history = self.histories.get(step)
+        if history is None:
+            return False
+        spec = self.plan.step(step)
+        if history.final:
+            return True
+        if spec.max_errors is None:
+            return history.rejections + history.errors > spec.max_retries
+        return history.rejections > spec.max_retries or history.errors > spec.max_errors
+
+    def elapsed_s(self, now: float) -> float:
+        """Seconds since admission, less the time in which the run was parked."""
+        until = self.parked_at if self.parked is not None else now
+        return until - self.admitted_at - self.paused_s
+
+    def fallen_with(self, suspect: int) -> tuple[tuple[int, int], ...]:
+        """(step, position) of the suspect and its committed dependents: what a rollback to before it removes."""
+        fallen = [suspect, *(step for step in self.plan.descendants(suspect) if self._status[step])]
+        return tuple((step, self._positions[step]) for step in sorted(fallen))
+
+    # --- the fold ----------------------------------------------------------------------------------------------------------
+
+    def apply(self, record: Record, stored: bytes) -> None:
+        """Fold one more record in. Raises LogCorrupted if it cannot stand at this place of this log."""
+        if self.index == 0 and type(record) is not RunAdmitted:
+            self._refuse("a log starts with the admission of its run")
+        if self.finished is not None:
+            self._refuse("nothing follows the end of a run")
+        _APPLY[type(record)](self, record)
+        self.head = chain(self.head, stored)
+        self.index += 1
+
+    def _refuse(self, why: str) -> None:
+        raise LogCorrupted(
+            f"run {self.run_id}: record {self.index} cannot stand there: {why}; audit the log before resuming it",
+            run_id=self.run_id,
+            index=self.index,
+        )
+
+    def _admitted(self, record: RunAdmitted) -> None:
+        if self.index or record.run != self.run_id:
+            self._refuse(f"it admits run {record.run}")
+        self.plan = plan_of(record.plan)
+        if self.plan.fingerprint != record.fingerprint:
+            self._refuse("the fingerprint is not that of the plan")
+        self.task = record.task
+        self._task_digest = digest_of_parts(record.task.goal.encode(), record.task.inputs)
+        self.admitted_at = record.at
+        self.forked_from = record.forked_from
+        size = self.plan.size
+        self._status = bytearray(size)
+        self._positions = array("Q", bytes(8 * size))
+        self._digests = bytearray(32 * size)
+        steps = (0,) if self.plan.is_chain else range(size)
+        self.ready = {step for step in steps if not self.plan.parents(step)}
+
+    def _claimed(self, record: OwnerClaimed) -> None:
+        self.token = OwnerToken(record.epoch, record.owner)
+        self.claims = 1 if self.parked is not None else self.claims + 1
+        self._unpark(record.at)
+        self.reservations.clear()
+
+    def _started(self, record: AttemptStarted) -> None:
+        self._check_attempt(record.step, record.lineage, record.attempt)
+        self.reservations[record.step, record.attempt, record.sample] = record.reserved
+        self.attempts_started += 1
+        self.charged = self.charged + record.reserved
+
+    def _proposed(self, record: OutputProposed) -> None:
+        self._check_attempt(record.step, record.lineage, record.attempt)
+        self._check_payload(record.output, record.output.digest)
+        if record.inputs != self.inputs_digest(record.step):
+            self._refuse("the proposed output was made from other inputs")
+        if record.certificate is not None:
+            self._check_subject(record.certificate, record.output.digest)
+        self.proposed[record.step] = record
+        self._progress(record.at)
+
+    def _committed(self, record: StepCommitted) -> None:
+        certificate = record.certificate
+        step = certificate.step
+        self._check_subject(certificate, record.output.digest)
+        self._check_payload(record.output, certificate.output)
+        approved = self.approved.get(step) == (certificate.lineage, certificate.output)
+        if not certificate.passed and not (certificate.kind == "abstain" and approved):
+            self._refuse(f"step {self.plan.name(step)!r} is committed on a verdict that does not pass")
+        if self.plan.step(step).needs_approval and not approved:
+            self._refuse(f"step {self.plan.name(step)!r} is committed without the approval it needs")
+        self._settle(step, certificate.attempt, record.cost)
+        self._status[step] = _COMMITTED
+        self._positions[step] = self.index
+        self._digests[32 * step : 32 * step + 32] = certificate.output
+        self.committed += 1
+        self.ready.discard(step)
+        status = self._status
+        for child in self.plan.children(step):
+            if not status[child] and all([status[parent] for parent in self.plan.parents(child)]):
+                self.ready.add(child)
+        self._progress(record.at)
+
+    def _rejected(self, record: AttemptRejected) -> None:
+        certificate = record.certificate
+        step = certificate.step
+        self._check_subject(certificate, certificate.output)
+        if certificate.kind != "reject":
+            self._refuse("a rejection needs a rejecting verdict")
+        self._settle(step, certificate.attempt, record.cost)
+        history = self.histories.setdefault(step, StepHistory())
+        key = (certificate.inputs, certificate.output)
+        history.rejected[key] = history.rejected.get(key, 0) + 1
+        history.rejections += 1
+        history.attempt += 1
+        history.hint, history.message, history.error_type = record.hint, record.reasoning, certificate.error_type
+        history.failed_at, history.judge = record.at, certificate.verifier
+        suspect = self._suspect(step, record.blame)
+        if suspect is not None:
+            self.accusations[step] = (suspect, self._positions[suspect])
+        if self.plan.policies.rollback_on_failure and (suspect is not None or not self.exhausted(step)):
+            self.thrown_away += 1
+        self._progress(record.at)
+
+    def _suspect(self, accuser: int, blame: int) -> int | None:
+        policies = self.plan.policies
+        if not policies.rollback_on_failure or not policies.max_rollback_depth or self.rollbacks >= policies.rollbacks_max:
+            return None
+        suspects = [blame] if 0 <= blame < self.plan.size else []
+        if not suspects and policies.back_when_exhausted and self.exhausted(accuser):
+            suspects = sorted(self.plan.parents(accuser), key=self._positions.__getitem__, reverse=True)
+        lineage = self.history(accuser).lineage
+        for suspect in suspects:
+            depth = self.plan.depth_to(accuser, suspect)
+            if depth is None or depth > policies.max_rollback_depth or not self._status[suspect]:
+                continue
+            if (accuser, lineage, self._positions[suspect]) not in self.cleared:
+                return suspect
+        return None
+
+    def _failed(self, record: AttemptFailed) -> None:
+        self._check_attempt(record.step, record.lineage, record.attempt)
+        self._settle(record.step, record.attempt, record.cost)
+        history = self.histories.setdefault(record.step, StepHistory())
+        history.errors += 1
+        history.attempt += 1
+        history.final = record.final
+        history.hint = _FAILURE_HINTS.get(record.cause)
+        history.message, history.error_type, history.failed_at = record.message, "", record.at
+        self._progress(record.at)
+
+    def _rolled_back(self, record: RolledBack) -> None:
+        suspect = record.suspect
+        if not 0 <= suspect < self.plan.size or not self._status[suspect]:
+            self._refuse("it rolls back a step that is not committed")
+        if self.accusations.get(record.accuser) != (suspect, self._positions[suspect]):
+            self._refuse("nobody accused the step that it rolls back")
+        if record.removed != self.fallen_with(suspect):
+            self._refuse("a rollback removes the suspect with all its dependents and nothing else")
+        certificate = record.certificate
+        if certificate.kind != "reject" or (certificate.step, certificate.output) != (suspect, self.output_digest(suspect)):
+            self._refuse("the suspect was not judged bad")
+        self.cost = self.cost + record.cost
+        self.charged = self.charged + record.cost
+        self.rollbacks += 1
+        cone = [suspect]
+        for step in self.plan.descendants(suspect):
+            if self._status[step] or step in self.ready:
+                cone.append(step)
+            elif self.plan.is_chain:
+                break
+        self.histories.setdefault(suspect, StepHistory()).rejected[certificate.inputs, certificate.output] = 1
+        for step in cone:
+            self.histories.setdefault(step, StepHistory()).start_lineage(record.hint if step == suspect else None)
+            self.committed -= self._status[step]
+            self._status[step] = 0
+            self.ready.discard(step)
+            for forgotten in (self.accusations, self.proposed, self.approved):
+                forgotten.pop(step, None)
+        gone = set(cone)
+        for key in [key for key in self.reservations if key[0] in gone]:
+            del self.reservations[key]
+        self.ready.add(suspect)
+        self._progress(record.at)
+
+    def _cleared(self, record: SuspectCleared) -> None:
+        if self.accusations.get(record.accuser) != (record.suspect, record.position):
+            self._refuse("it clears a step that nobody accused")
+        del self.accusations[record.accuser]
+        self.cleared.add((record.accuser, self.history(record.accuser).lineage, record.position))
+        self.cost = self.cost + record.cost
+        self.charged = self.charged + record.cost
+        self._progress(record.at)
+
+    def _command(self, record: CommandTaken) -> None:
+        if record.applied and record.id in self.commands:
+            self._refuse(f"command {record.id} was taken before")
+        self.commands.add(record.id)
+        if record.applied and record.kind == "approve":
+            if record.output:
+                self.approved[record.step] = (record.lineage, record.output)
+            else:
+                self.let_go.add((record.step, record.lineage))
+        self._progress(record.at)
+
+    def _parked(self, record: RunParked) -> None:
+        self._unpark(record.at)
+        self.parked = record.reasons
+        self.parked_at = record.at
+
+    def _finished(self, record: RunFinished) -> None:
+        if record.outcome == "succeeded" and self.committed != self.plan.size:
+            self._refuse("a run succeeds only when every step is committed")
+        self._unpark(record.at)
+        self.cost = self.cost + record.late
+        self.finished = record
+
+    # --- what several records share ----------------------------------------------------------------------------------------
+
+    def _progress(self, at: float) -> None:
+        self.claims = 0
+        self._unpark(at)
+
+    def _unpark(self, at: float) -> None:
+        if self.parked is not None:
+            self.paused_s += max(0.0, at - self.parked_at)
+            self.parked = None
+
+    def _settle(self, step: int, attempt: int, cost: Cost) -> None:
+        """Book an attempt's cost and give its reservations of this life back; those of lost lives stay charged."""
+        self.proposed.pop(step, None)
+        self.cost = self.cost + cost
+        charged = self.charged
+        tokens, usd, seconds = charged.tokens + cost.tokens, cost.usd, charged.seconds + cost.seconds
+        if self.reservations:
+            for key in [key for key in self.reservations if key[0] == step and key[1] == attempt]:
+                reserved = self.reservations.pop(key)
+                tokens, seconds = tokens - reserved.tokens, seconds - reserved.seconds
+                if usd is not None and reserved.usd is not None:
+                    usd -= reserved.usd
+        self.charged = Cost(tokens, charged.usd if usd is None or charged.usd is None else charged.usd + usd, seconds)
+
+    def _check_attempt(self, step: int, lineage: int, attempt: int) -> None:
+        if step not in self.ready:
+            self._refuse(f"step {step} is not ready to run")
+        history = self.histories.get(step, _FRESH)
+        if history.lineage != lineage or history.attempt != attempt:
+            self._refuse(
+                f"step {step}: lineage {lineage} attempt {attempt} is closed; {history.lineage}/{history.attempt} is the open one"
+            )
+
+    def _check_subject(self, certificate: Certificate, output: bytes) -> None:
+        step = certificate.step
+        self._check_attempt(step, certificate.lineage, certificate.attempt)
+        if certificate.run != self.run_id:
+            self._refuse(f"the verdict is about run {certificate.run}")
+        if certificate.output != output:
+            self._refuse("the verdict is about another output")
+        if certificate.parents != self.parent_positions(step) or certificate.inputs != self.inputs_digest(step):
+            self._refuse("the verdict was made on other inputs than the parents' present commits")
+        if certificate.goal != self.plan.goal(step) or certificate.policy != self.plan.judged_by(step):
+            self._refuse("the verdict was made for another goal or under another policy")
+
+    def _check_payload(self, payload: Payload, expected: bytes) -> None:
+        if payload.digest != expected or (payload.data is not None and digest(payload.data) != expected):
+            self._refuse("the output's bytes do not match their digest")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunState) and all(
+            getattr(self, name, None) == getattr(other, name, None) for name in self.__slots__ if name != "plan"
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_FAILURE_HINTS = {
+    FailureCause.RAISED.value: "The last attempt stopped with an error before it returned anything.",
+    FailureCause.TIMED_OUT.value: "The last attempt took too long and was stopped. Do less, or do it faster.",
+    FailureCause.NOT_ENCODABLE.value: "The last attempt returned something that is not plain data. Return text, numbers, lists and maps.",
+    FailureCause.TOO_LARGE.value: "The last attempt returned too much data. Return less.",
+    FailureCause.NO_MAJORITY.value: "The samples of the last attempt did not agree. Be more precise.",
+}
+
+_APPLY: dict[type, Callable[[RunState, Any], None]] = {
+    RunAdmitted: RunState._admitted,
+    OwnerClaimed: RunState._claimed,
+    AttemptStarted: RunState._started,
+    OutputProposed: RunState._proposed,
+    StepCommitted: RunState._committed,
+    AttemptRejected: RunState._rejected,
+    AttemptFailed: RunState._failed,
+    RolledBack: RunState._rolled_back,
+    SuspectCleared: RunState._cleared,
+    CommandTaken: RunState._command,
+    RunParked: RunState._parked,
+    RunFinished: RunState._finished,
+}
+
+
+def fold(run_id: str, records: Iterable[tuple[Record, bytes]] | Iterable[bytes]) -> RunState:
+    """The state that a log leads to. `records` are stored bytes, or (record, stored bytes) where the host has opened a seal."""
+    state = RunState(run_id)
+    for item in records:
+        record, stored = (decode_record(item), item) if isinstance(item, bytes) else item
+        state.apply(record, stored)
+    return state

@@ -1,0 +1,342 @@
+"""Drives one run: hands the machine's commands to steps and verifiers, feeds back what they answer, appends before it acts.
+
+Work goes on in jobs. A task takes one job, feeds the machine with what came of it, and goes on with the first of the jobs that
+follow; only further ones get tasks of their own. So a chain of steps is one task, from the first step to the last append.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Command
+from agentraft_ray.errors import AgentRaftError, LogCorrupted, OwnershipLost
+from agentraft_ray.identity import idempotency_key
+from agentraft_ray.pipeline import StepContext, Task
+from agentraft_ray.protocol.machine import RunMachine
+from agentraft_ray.protocol.messages import (
+    AcquirePermit,
+    Announce,
+    AnyCommand,
+    AnyEvent,
+    CancelAttempt,
+    PermitDenied,
+    PermitGranted,
+    Ready,
+    ReleasePermit,
+    RunStep,
+    Tick,
+    VerdictReturned,
+    Verify,
+)
+from agentraft_ray.protocol.records import RunParked, StepCommitted
+from agentraft_ray.protocol.state import RunState
+from agentraft_ray.runtime.commands import command_event
+from agentraft_ray.runtime.environment import Environment
+from agentraft_ray.runtime.outputs import AncestorOutputs, History, RunOutputs
+from agentraft_ray.runtime.results import Commits
+from agentraft_ray.runtime.steps import run_step
+from agentraft_ray.taxonomy import VerificationResult
+from agentraft_ray.verifier.base import VerifyInput
+
+__all__ = ["RunDriver"]
+
+Job = Callable[[], Awaitable["list[Job]"]]
+
+
+class RunDriver:
+    """One life of one run in this process, from a claimed state until the run finishes, parks, or is lost."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        state: RunState,
+        task: Task,
+        commits: Commits,
+        tell: Callable[[Announce], None] | None,
+    ) -> None:
+        self.environment = environment
+        self.state = state
+        self.task = task
+        self.commits = commits
+        seal = environment.seal
+        self.outputs = RunOutputs(
+            state, environment.pipeline, environment.store, seal, environment.limits.cached_outputs_bytes_max
+        )
+        self._tell = tell
+        self._machine = RunMachine(state, seal=seal.seal, listening=tell is not None)
+        self._appending = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._by_call: dict[int, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Parked: nothing goes on before an outside condition changes."""
+        return self._machine.idle and self.state.finished is None
+
+    async def drive(self, commands: Sequence[Command] = ()) -> None:
+        """Run until the run has finished or waits; `commands` wait in its inbox.
+
+        Raises StoreError, OwnershipLost or LogCorrupted when this life is over. Cancelling it drains: what is under way is
+        stopped, and the log says that the run waits for an owner.
+        """
+        self._machine.start(time.time())
+        for command in commands:
+            self._machine.feed(command_event(command), time.time())
+        try:
+            self._spawn(self._advance)  # in a task of its own: a step that is cancelled must not take this one with it
+            await asyncio.wait([self._stopped])
+        except asyncio.CancelledError:
+            self._machine.drain(time.time())
+            self._spawn(self._advance)
+            await asyncio.wait([self._stopped], timeout=self.environment.limits.drain_s)
+            raise
+        finally:
+            await self._stop()
+        self._stopped.result()
+
+    async def park(self, record: RunParked) -> None:
+        """Put the run aside without starting anything."""
+        self._machine.persist(record)
+        ready = self._machine.take_ready()
+        if ready is not None:
+            await self._append(ready)
+
+    def take(self, command: Command) -> None:
+        """A command came in from outside."""
+        if not self._stopped.done():
+            self._feed_and_go(command_event(command))
+
+    # --- jobs --------------------------------------------------------------------------------------------------------------
+
+    async def _work(self, job: Job) -> None:
+        """Do a job and then, one after the other, what follows from it."""
+        try:
+            while True:
+                jobs = await job()
+                if not jobs:
+                    break
+                job = jobs[0]
+                for other in jobs[1:]:
+                    self._spawn(other)
+            if self._is_at_rest() and not self._stopped.done():
+                self._stopped.set_result(None)
+        except Exception as error:  # noqa: BLE001 - the boundary: whatever broke ends this life, never silently
+            if not self._stopped.done():
+                self._stopped.set_exception(error)
+
+    def _spawn(self, job: Job) -> None:
+        task = asyncio.get_running_loop().create_task(self._work(job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _feed_and_go(self, event: AnyEvent) -> None:
+        self._machine.feed(event, time.time())
+        for job in self._jobs():
+            self._spawn(job)
+        if self._is_at_rest() and not self._stopped.done():
+            self._stopped.set_result(None)
+
+    def _is_at_rest(self) -> bool:
+        machine = self._machine
+        if self._appending or machine.has_ready or not machine.idle:
+            return False
+        return self.state.finished is not None or machine.wake_at is None  # a breaker's cooldown is waited for here
+
+    async def _advance(self) -> list[Job]:
+        return self._jobs()
+
+    def _after(self, event: AnyEvent) -> list[Job]:
+        self._machine.feed(event, time.time())
+        return self._jobs()
+
+    def _jobs(self) -> list[Job]:
+        """Take what is ready. Commands that come with records wait for their append; only one append is in flight."""
+        jobs: list[Job] = []
+        while not self._appending:
+            ready = self._machine.take_ready()
+            if ready is None:
+                break
+            if ready.records:
+                self._appending = True
+                jobs.append(partial(self._append, ready))
+            else:
+                jobs += self._act(ready.commands)
+        self._set_timer()
+        return jobs
+
+    async def _append(self, ready: Ready) -> list[Job]:
+        environment, run_id = self.environment, self.state.run_id
+        seal = environment.seal
+        blobs = ready.blobs and tuple(
+            (name := seal.blob_name(digest), seal.seal_blob(run_id, name, data)) for digest, data in ready.blobs
+        )
+        entry = AppendEntry(
+            run_id,
+            ready.token,
+            ready.new_head,
+            ready.index,
+            ready.head,
+            ready.records,
+            ready.new_head,
+            blobs=blobs,
+            needs_blobs=tuple(seal.blob_name(digest) for digest in ready.needs),
+            taken=ready.taken,
+            status=ready.status,  # type: ignore[arg-type]
+            outcome=ready.outcome,
+        )
+        answer = await environment.store.append(entry)
+        if answer.kind is not AnswerKind.APPENDED:
+            raise self._refused(answer)
+        position = ready.index
+        for record in ready.decided:
+            if type(record) is StepCommitted and record.output.data is not None:
+                self.outputs.keep(record.certificate.step, position, record.output.data)
+            self.commits.note(record)
+            position += 1
+        if environment.mirror is not None:
+            await environment.mirror.follow(self.state, self.outputs, ready.decided)
+        self._appending = False
+        return self._act(ready.commands) + self._jobs()
+
+    def _refused(self, answer: Answer) -> AgentRaftError:
+        run_id, token = self.state.run_id, self._machine.token
+        if answer.kind is AnswerKind.FOREIGN:
+            return self.environment.logs.refuse_foreign(run_id)
+        if answer.kind is AnswerKind.NO_BLOB:
+            return LogCorrupted(f"run {run_id}: a blob that its log needs is gone from the store", run_id=run_id, index=answer.index)
+        return OwnershipLost(
+            f"run {run_id}: the store answered {answer.kind.value}; {answer.token.owner or 'nobody'} owns it in epoch {answer.token.epoch}",
+            run_id=run_id,
+            owner=answer.token.owner,
+            rewound=answer.kind in {AnswerKind.MOVED, AnswerKind.MISSING} or answer.token.epoch < token.epoch,
+            epoch=token.epoch,
+        )
+
+    # --- commands ----------------------------------------------------------------------------------------------------------
+
+    def _act(self, commands: tuple[AnyCommand, ...]) -> list[Job]:
+        jobs: list[Job] = []
+        for command in commands:
+            match command:
+                case RunStep():
+                    jobs.append(partial(self._run_step, command))
+                case Verify():
+                    jobs.append(partial(self._verify, command))
+                case Announce():
+                    if self._tell is not None:
+                        self._tell(command)
+                case CancelAttempt():
+                    task = self._by_call.pop(command.call.number, None)
+                    if task is not None and task is not asyncio.current_task():
+                        task.cancel()
+                case AcquirePermit():
+                    self._machine.feed(self._ask_breaker(command), time.time())
+                case ReleasePermit():
+                    self.environment.breakers.settle(command.permit, command.outcome)
+        return jobs
+
+    def _ask_breaker(self, command: AcquirePermit) -> PermitGranted | PermitDenied:
+        return self.environment.breakers.acquire(command, self.state.run_id, time.time())
+
+    async def _run_step(self, command: RunStep) -> list[Job]:
+        environment, state = self.environment, self.state
+        if environment.owner.is_late:
+            await environment.owner.alive()
+        step, name = command.step, state.plan.name(command.step)
+        context = StepContext(
+            task=self.task,
+            outputs=AncestorOutputs(self.outputs, step),
+            attempt=command.attempt,
+            hint=command.hint,
+            run_id=state.run_id,
+            step_name=name,
+            idempotency_key=idempotency_key(state.run_id, name, command.lineage),
+            attempt_key=idempotency_key(state.run_id, name, command.lineage, command.attempt),
+            sample=command.sample,
+        )
+        fn = environment.pipeline.step_at(step).fn
+        work = run_step(command.call, fn, context, environment.threads, environment.limits.payload_bytes_max)
+        return self._after(await self._tracked(command.call.number, work))
+
+    async def _verify(self, command: Verify) -> list[Job]:
+        work = self._judge(command)
+        return self._after(VerdictReturned(command.call, await self._tracked(command.call.number, work)))
+
+    async def _tracked(self, number: int, work: Awaitable[Any]) -> Any:
+        """Await `work` where CancelAttempt can find it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._by_call[number] = task
+        try:
+            return await work
+        finally:
+            self._by_call.pop(number, None)
+
+    async def _judge(self, command: Verify) -> VerificationResult | None:
+        environment, outputs = self.environment, self.outputs
+        verifier, previous = environment.verifier, command.previous
+        started = time.perf_counter()
+        try:
+            if command.output is not None:
+                data = outputs.payload_data(command.output)
+            else:
+                data = outputs.data(command.step)
+                previous = outputs.record_at(command.position).certificate.verifier
+            request = VerifyInput(
+                task=self.task,
+                step=environment.pipeline.steps[command.step],
+                output=outputs.decode(command.step, data),
+                history=History(outputs, command.step),
+                attempt=command.attempt,
+                deadline_s=command.timeout_s,
+            )
+            result: VerificationResult | None
+            if previous:
+                result = await verifier.second_opinion(request, previous)
+                if result is None and command.output is None:
+                    result = await verifier.verify(request)
+            else:
+                result = await verifier.verify(request)
+        except Exception as error:  # noqa: BLE001 - the boundary to the user's code
+            return VerificationResult.fault(f"{type(error).__name__}: {error}", verifier=verifier.name)
+        return result if result is None else environment.checked(result, time.perf_counter() - started)
+
+    # --- time and the end --------------------------------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        if self._stopped.done():
+            return
+        wake_at = self._machine.wake_at
+        if wake_at is None or (self._timer is not None and self._timer_at <= wake_at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = wake_at
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, wake_at - time.time()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self._stopped.done():
+            self._feed_and_go(Tick())
+
+    async def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if not self._stopped.done():
+            self._stopped.cancel()
+        for permit in self._machine.permits():
+            self.environment.breakers.settle(permit, "released")
+
+

@@ -1,0 +1,102 @@
+"""What all runs of one coordinator share: store, verifier, breakers, threads, lease, limits."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agentraft_ray.breaker import BreakerPolicy, CircuitBreaker, Permit, ScopedBreakers
+from agentraft_ray.checkpoint.base import Checkpoint, CheckpointStore, RunStore
+from agentraft_ray.checkpoint.seal import Seal
+from agentraft_ray.config import Limits
+from agentraft_ray.errors import CircuitBreakerOpen, ErrorType
+from agentraft_ray.events import verdict_of
+from agentraft_ray.pipeline import Pipeline
+from agentraft_ray.protocol.messages import AcquirePermit, PermitDenied, PermitGranted
+from agentraft_ray.protocol.plan import Plan
+from agentraft_ray.protocol.records import Record, RolledBack, StepCommitted
+from agentraft_ray.protocol.state import RunState
+from agentraft_ray.runtime.logs import RunLogs
+from agentraft_ray.runtime.outputs import RunOutputs
+from agentraft_ray.runtime.owner import Owner
+from agentraft_ray.runtime.steps import StepThreads
+from agentraft_ray.taxonomy import Cost, VerificationResult
+from agentraft_ray.verifier.base import Verifier
+
+__all__ = ["Breakers", "Environment", "Mirror"]
+
+
+class Breakers:
+    """The breakers of one process: the scoped ones, and the plain one of the seed where the user passed it."""
+
+    def __init__(self, policy: BreakerPolicy, plain: CircuitBreaker | None) -> None:
+        self._scoped = ScopedBreakers(policy)
+        self._plain = plain
+
+    def acquire(self, command: AcquirePermit, run_id: str, now: float) -> PermitGranted | PermitDenied:
+        """Leave for an attempt to start, or when to ask again."""
+        if self._plain is not None:
+            try:
+                self._plain.check()
+            except CircuitBreakerOpen as refused:
+                return PermitDenied(command.call, "run", now + refused.fields["retry_after_s"])
+        answer = self._scoped.acquire(command.scope, command.attempt_id, command.call.token.owner, run_id, now)
+        if isinstance(answer, Permit):
+            return PermitGranted(command.call, answer)
+        return PermitDenied(command.call, answer.scope, answer.retry_at_s)
+
+    def settle(self, permit: Any, outcome: Any) -> None:
+        """Count how an attempt ended."""
+        self._scoped.settle(permit, outcome, time.time())
+        if self._plain is not None and outcome == "success":
+            self._plain.record_success()
+        elif self._plain is not None and outcome == "failure":
+            self._plain.record_failure()
+
+
+class Mirror:
+    """Keeps a user's own checkpoint store in step with the log. It is never read back; what it raises is reported, not obeyed."""
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self._store = store
+
+    async def follow(self, state: RunState, outputs: RunOutputs, records: tuple[Record, ...]) -> None:
+        """Repeat commits and rollbacks that now stand in the log."""
+        for record in records:
+            if isinstance(record, StepCommitted):
+                certificate = record.certificate
+                step = certificate.step
+                output = outputs.decode(step, outputs.payload_data(record.output))
+                verdict = verdict_of(certificate).to_dict()
+                name = state.plan.name(step)
+                await self._store.save(Checkpoint(state.run_id, step, name, output, certificate.attempt, verdict, record.at))
+            elif isinstance(record, RolledBack):
+                await self._store.rollback_to(state.run_id, record.suspect - 1)
+
+
+@dataclass
+class Environment:
+    """One coordinator in one event loop."""
+
+    pipeline: Pipeline
+    plan: Plan
+    verifier: Verifier
+    store: RunStore
+    seal: Seal
+    logs: RunLogs
+    limits: Limits
+    breakers: Breakers
+    threads: StepThreads
+    owner: Owner
+    mirror: Mirror | None = None
+
+    def checked(self, result: object, seconds: float) -> VerificationResult:
+        """A verdict that makes sense, with its wall time; what does not is a verifier fault."""
+        if not isinstance(result, VerificationResult):
+            return VerificationResult.fault(f"the verifier returned {type(result).__name__}, not a VerificationResult")
+        if not 0.0 <= result.confidence <= 1.0 or (result.passed and result.error_type is not ErrorType.NONE):
+            return VerificationResult.fault(f"the verifier returned a verdict that contradicts itself: {result!r}")
+        cost = result.cost
+        timed = Cost(cost.tokens, cost.usd, max(cost.seconds, seconds))
+        return replace(result, cost=timed, verifier=result.verifier or self.verifier.name)

@@ -1,0 +1,231 @@
+"""From stored bytes to run states and back: admitting, claiming, reading and forking runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Checkpoint, RunMeta, RunStore
+from agentraft_ray.checkpoint.codec import decode_output
+from agentraft_ray.checkpoint.seal import PlainSeal, Seal
+from agentraft_ray.errors import FingerprintMismatch, ForeignKey, LogCorrupted, RunExpired, RunIdConflict, RunNotFound
+from agentraft_ray.events import verdict_of
+from agentraft_ray.identity import NO_OWNER, OwnerToken, chain, digest_of_parts
+from agentraft_ray.protocol.plan import Plan
+from agentraft_ray.protocol.records import OwnerClaimed, Record, RunAdmitted, RunFinished, StepCommitted, TaskRecord
+from agentraft_ray.protocol.records import decode_record, encode_record
+from agentraft_ray.protocol.state import RunState
+
+__all__ = ["RunLogs", "admission_digest", "checkpoints_of_log"]
+
+_READ_RECORDS_MAX = 5_000
+
+
+def admission_digest(task: TaskRecord, plan: Plan) -> bytes:
+    """What must be equal for a second submission under one run id to mean the first: the task and the pipeline's fingerprint."""
+    return digest_of_parts(task.goal.encode(), task.inputs, plan.fingerprint)
+
+
+class RunLogs:
+    """The logs of a store, opened with a seal."""
+
+    def __init__(self, store: RunStore, seal: Seal) -> None:
+        self.store = store
+        self.seal = seal
+
+    async def admit(self, run_id: str, task: TaskRecord, plan: Plan) -> tuple[bool, RunMeta, RunState]:
+        """Make the run exist; durable on return. (created here, the run as it stands, the state that admission leads to).
+
+        Raises RunIdConflict when the id stands for another task or pipeline, RunExpired when only a tombstone is left.
+        """
+        record = RunAdmitted(run_id, task, plan.spec, plan.fingerprint, time.time())
+        stored = self.seal.seal(run_id, 0, encode_record(record))
+        state = RunState(run_id)
+        state.apply(record, stored)
+        wanted = admission_digest(task, plan)
+        created, meta = await self.store.admit(run_id, wanted, stored, state.head)
+        if meta.admission != wanted:
+            raise RunIdConflict(
+                f"run {run_id!r} was admitted before with another task or pipeline; use another run id, or resume that run",
+                run_id=run_id,
+            )
+        if meta.expired:
+            raise RunExpired(
+                f"run {run_id!r} has {meta.outcome} and its log has expired; use a new run id to run it again",
+                run_id=run_id,
+                outcome=meta.outcome,
+            )
+        return created, meta, state
+
+    async def claim(self, run_id: str, owner: str, meta: RunMeta, remembered: int, admitted: RunState | None) -> Answer:
+        """Take the run over as it stands in `meta`. Only after the claim stands may the log be read.
+
+        `remembered` = the highest epoch that this process knows of. A state that equals the log before the claim (a run that was
+        admitted just now) may be given as `admitted`; it then takes the claim in and need not be read.
+        """
+        token = OwnerToken(max(meta.token.epoch, remembered) + 1, owner)
+        record = OwnerClaimed(token.epoch, token.owner, time.time())
+        stored = self.seal.seal(run_id, meta.index, encode_record(record))
+        head = chain(meta.head, stored)
+        answer = await self.store.append(
+            AppendEntry(run_id, token, head, meta.index, meta.head, (stored,), head, claim=meta.token)
+        )
+        if answer.kind is AnswerKind.APPENDED and admitted is not None:
+            admitted.apply(record, stored)
+        return answer
+
+    async def meta(self, run_id: str) -> RunMeta:
+        """The run as it stands. Raises RunNotFound."""
+        meta = await self.store.meta(run_id)
+        if meta is None:
+            raise RunNotFound(f"no run {run_id!r} in this store; `submit` or `run` creates one", run_id=run_id)
+        return meta
+
+    async def records(self, run_id: str) -> list[tuple[Record, bytes]]:
+        """All records of a run with their stored bytes. Raises LogCorrupted for what cannot be opened."""
+        found: list[tuple[Record, bytes]] = []
+        while True:
+            batch = await self.store.read(run_id, len(found), _READ_RECORDS_MAX)
+            for stored in batch:
+                found.append((decode_record(self.seal.open(run_id, len(found), stored)), stored))
+            if len(batch) < _READ_RECORDS_MAX:
+                return found
+
+    async def fold(self, run_id: str, note: Callable[[Record], None] | None = None) -> RunState:
+        """The state of a run, its whole log checked on the way; `note` sees every record.
+
+        Raises RunNotFound, RunExpired, LogCorrupted.
+        """
+        state, index = RunState(run_id), 0
+        while True:
+            batch = await self.store.read(run_id, index, _READ_RECORDS_MAX)
+            for stored in batch:
+                record = decode_record(self.seal.open(run_id, index, stored))
+                state.apply(record, stored)
+                index += 1
+                if note is not None:
+                    note(record)
+            if len(batch) < _READ_RECORDS_MAX:
+                break
+        meta = await self.meta(run_id)
+        if meta.expired:
+            raise RunExpired(f"run {run_id!r} has expired; only its outcome is left: {meta.outcome}", run_id=run_id)
+        if meta.index == index and meta.head != state.head:
+            raise LogCorrupted(
+                f"run {run_id}: the hash chain over its {index} records does not end in the head that the store holds",
+                run_id=run_id,
+                index=index,
+            )
+        return state
+
+    async def fork(self, run_id: str, step: str, new_id: str, plan: Plan, owner: str) -> RunState:
+        """A new run that shares the log of `run_id` up to before `step` first ran on its present inputs, owned by `owner`."""
+        records = await self.records(run_id)
+        if not records:
+            raise RunNotFound(f"no run {run_id!r} to fork", run_id=run_id)
+        origin = await self.fold(run_id)
+        index = plan.index_of(step)
+        if index is None:
+            raise FingerprintMismatch(f"pipeline {plan.spec.name!r} has no step {step!r} to fork at", run_id=run_id, changed=step)
+        cut = _cut(origin, records, index)
+        admitted = RunAdmitted(new_id, origin.task, plan.spec, plan.fingerprint, time.time(), forked_from=(run_id, cut))
+        state = RunState(new_id)
+        first = self.seal.seal(new_id, 0, encode_record(admitted))
+        state.apply(admitted, first)
+        created, _ = await self.store.admit(new_id, admission_digest(origin.task, plan), first, state.head)
+        if not created:
+            raise RunIdConflict(f"run {new_id!r} exists; give the fork an id of its own", run_id=new_id)
+        await self._copy_prefix(origin, records[1:cut], state, owner)
+        return state
+
+    async def _copy_prefix(self, origin: RunState, prefix: list[tuple[Record, bytes]], state: RunState, owner: str) -> None:
+        token = OwnerToken(max(origin.token.epoch, 0) + 1, owner)
+        claimed = OwnerClaimed(token.epoch, token.owner, time.time())
+        expected: OwnerToken | None = NO_OWNER
+        todo: list[Record] = [record for record, _ in prefix] + [claimed]
+        while todo:
+            chunk, todo = todo[:500], todo[500:]
+            index, head, stored, blobs = state.index, state.head, [], []
+            for record in chunk:
+                data = self.seal.seal(state.run_id, state.index, encode_record(record))
+                state.apply(record, data)
+                stored.append(data)
+                blobs += await self._copied_blob(origin.run_id, state.run_id, record)
+            answer = await self.store.append(
+                AppendEntry(
+                    state.run_id, token, state.head, index, head, tuple(stored), state.head, claim=expected, blobs=tuple(blobs)
+                )
+            )
+            if answer.kind is not AnswerKind.APPENDED:
+                raise RunIdConflict(f"run {state.run_id!r} was taken by another owner while it was forked", run_id=state.run_id)
+            expected = None
+
+    async def _copied_blob(self, source: str, target: str, record: Record) -> list[tuple[bytes, bytes]]:
+        payload = getattr(record, "output", None)
+        digest = getattr(payload, "digest", None)
+        if payload is None or digest is None or payload.data is not None:
+            return []
+        for name in self.seal.blob_names(digest):
+            blob = await self.store.blob(source, name)
+            if blob is not None:
+                data = self.seal.open_blob(source, name, blob)
+                new_name = self.seal.blob_name(digest)
+                return [(new_name, self.seal.seal_blob(target, new_name, data))]
+        raise LogCorrupted(f"run {source}: a blob of its log is missing; it cannot be forked here", run_id=source, index=-1)
+
+    def refuse_foreign(self, run_id: str) -> ForeignKey:
+        return ForeignKey(
+            f"a key of run {run_id!r} holds a value of another program; use another run id or store prefix", key=run_id
+        )
+
+
+def _cut(state: RunState, records: list[tuple[Record, bytes]], step: int) -> int:
+    """How many records a fork at `step` keeps: all before the first one about it that follows its parents' present commits."""
+    parents = [state.position(parent) for parent in state.plan.parents(step) if state.is_committed(parent)]
+    start = max(parents, default=0) + 1
+    for position in range(start, len(records)):
+        record = records[position][0]
+        certificate = getattr(record, "certificate", None)
+        about = certificate.step if certificate is not None else getattr(record, "step", None)
+        if about == step or isinstance(record, RunFinished):
+            return position
+    return len(records)
+
+
+def changed_between(stored: Plan, wanted: Plan) -> str:
+    """What makes two plans differ, in words, for the error of a resume with a changed pipeline."""
+    old = {step.name: step for step in stored.spec.block}
+    new = {step.name: step for step in wanted.spec.block}
+    changes = [f"step {name!r} is gone" for name in old if name not in new]
+    changes += [f"step {name!r} is new" for name in new if name not in old]
+    changes += [f"step {name!r} differs" for name in old if name in new and old[name] != new[name]]
+    if stored.spec.policies != wanted.spec.policies:
+        changes.append("the run's policies differ (verifier, retries, budget or rollback)")
+    if not changes:
+        changes.append("the order, name or length of the pipeline differs")
+    return ", ".join(changes)
+
+
+async def checkpoints_of_log(store: RunStore, run_id: str, seal: Seal | None = None) -> list[Checkpoint]:
+    """The seed's view of a log: one checkpoint for every step that is committed now, in the order of the pipeline."""
+    logs = RunLogs(store, seal or PlainSeal())
+    meta = await store.meta(run_id)
+    if meta is None or meta.expired:
+        return []
+    records = await logs.records(run_id)
+    state = RunState(run_id)
+    for record, stored in records:
+        state.apply(record, stored)
+    found = []
+    for step in range(state.plan.size):
+        if state.is_committed(step):
+            record = records[state.position(step)][0]
+            assert isinstance(record, StepCommitted)
+            data = record.output.data
+            if data is None:
+                name = logs.seal.blob_name(record.output.digest)
+                data = logs.seal.open_blob(run_id, name, await store.blob(run_id, name) or b"")
+            verdict = verdict_of(record.certificate).to_dict()
+            name_ = state.plan.name(step)
+            found.append(Checkpoint(run_id, step, name_, decode_output(data), record.certificate.attempt, verdict, record.at))
+    return found

@@ -1,0 +1,146 @@
+"""A run's committed outputs, as steps and verifiers see them: decoded anew at each look, loaded from the store where memory ends."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from agentraft_ray.checkpoint.base import RunStore
+from agentraft_ray.checkpoint.codec import decode_output, output_type
+from agentraft_ray.checkpoint.seal import Seal
+from agentraft_ray.errors import LogCorrupted
+from agentraft_ray.pipeline import Pipeline
+from agentraft_ray.protocol.records import Payload, StepCommitted, decode_record
+from agentraft_ray.protocol.state import RunState
+
+__all__ = ["AncestorOutputs", "History", "RunOutputs"]
+
+
+class RunOutputs:
+    """The committed outputs of one run by step. The newest ones, up to `bytes_max`, are kept as bytes; older ones are read back."""
+
+    def __init__(self, state: RunState, pipeline: Pipeline, store: RunStore, seal: Seal, bytes_max: int) -> None:
+        self.state = state
+        self._types = [output_type(step.fn) for step in pipeline.block]
+        self._store = store
+        self._seal = seal
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._cache: OrderedDict[int, tuple[int, bytes]] = OrderedDict()  # step -> (log position, encoded output)
+
+    def keep(self, step: int, position: int, data: bytes) -> None:
+        """Remember an output that was just committed."""
+        old = self._cache.pop(step, None)
+        self._bytes += len(data) - (len(old[1]) if old else 0)
+        self._cache[step] = (position, data)
+        while self._bytes > self._bytes_max and len(self._cache) > 1:
+            _, (_, dropped) = self._cache.popitem(last=False)
+            self._bytes -= len(dropped)
+
+    def value(self, step: int) -> Any:
+        """The committed output of a step, decoded; an isolated copy."""
+        return self.decode(step, self.data(step))
+
+    def decode(self, step: int, data: bytes) -> Any:
+        """An output of a step as everyone sees it, through the type that the step function declares."""
+        return decode_output(data, self._types[step % len(self._types)])
+
+    def data(self, step: int) -> bytes:
+        """The encoded bytes of a committed output."""
+        position = self.state.position(step)
+        kept = self._cache.get(step)
+        if kept is not None and kept[0] == position:
+            return kept[1]
+        record = self.record_at(position)
+        if not isinstance(record, StepCommitted):
+            raise self._missing(position)
+        return self.payload_data(record.output, position)
+
+    def record_at(self, position: int) -> Any:
+        """The record at a log position, read back from the store."""
+        stored = self._store.read_blocking(self.state.run_id, position)
+        if stored is None:
+            raise self._missing(position)
+        return decode_record(self._seal.open(self.state.run_id, position, stored))
+
+    def payload_data(self, payload: Payload, position: int = -1) -> bytes:
+        """The bytes of a payload, from its blob where the record does not hold them."""
+        if payload.data is not None:
+            return payload.data
+        for name in self._seal.blob_names(payload.digest):
+            blob = self._store.blob_blocking(self.state.run_id, name)
+            if blob is not None:
+                return self._seal.open_blob(self.state.run_id, name, blob)
+        raise self._missing(position)
+
+    def _missing(self, position: int) -> LogCorrupted:
+        run_id = self.state.run_id
+        return LogCorrupted(
+            f"run {run_id}: the output committed at position {position} is not in the store any more; audit the log",
+            run_id=run_id,
+            index=position,
+        )
+
+
+class AncestorOutputs(Mapping[str, Any]):
+    """Step name -> output, of all committed ancestors of a step. Looking one up loads and decodes it."""
+
+    def __init__(self, outputs: RunOutputs, step: int) -> None:
+        self._outputs = outputs
+        self._step = step
+        self._seen: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._seen:
+            return self._seen[name]
+        plan = self._outputs.state.plan
+        index = plan.index_of(name) if isinstance(name, str) else None
+        if index is None or plan.depth_to(self._step, index) is None:
+            raise KeyError(name)
+        return self._seen.setdefault(name, self._outputs.value(index))
+
+    def __iter__(self) -> Iterator[str]:
+        plan = self._outputs.state.plan
+        return (plan.name(index) for index in sorted(plan.ancestors(self._step)))
+
+    def __len__(self) -> int:
+        plan = self._outputs.state.plan
+        return self._step if plan.is_chain else sum(1 for _ in plan.ancestors(self._step))
+
+    def __repr__(self) -> str:
+        return repr(dict(self)) if len(self) <= 100 else f"<outputs of {len(self)} steps>"
+
+
+class History(Sequence[tuple[str, Any]]):
+    """(step name, output) of the committed ancestors in pipeline order, loaded on access; compares equal to such a list."""
+
+    def __init__(self, outputs: RunOutputs, step: int) -> None:
+        self._outputs = outputs
+        self._step = step
+        self._ancestors: Sequence[int] | None = None
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._pair(step) for step in self._steps()[index]]
+        return self._pair(self._steps()[index])
+
+    def __len__(self) -> int:
+        return len(self._steps())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self)) if len(self) <= 100 else f"<history of {len(self)} steps>"
+
+    def _steps(self) -> Sequence[int]:
+        if self._ancestors is None:
+            plan = self._outputs.state.plan
+            self._ancestors = range(self._step) if plan.is_chain else sorted(plan.ancestors(self._step))
+        return self._ancestors
+
+    def _pair(self, step: int) -> tuple[str, Any]:
+        return self._outputs.state.plan.name(step), self._outputs.value(step)

@@ -1,0 +1,68 @@
+"""The lease of one coordinator: while it is renewed, others leave its runs alone; when it is late, dispatch stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+
+from agentraft_ray.checkpoint.base import RunStore
+from agentraft_ray.errors import StoreError
+
+__all__ = ["Owner"]
+
+
+class Owner:
+    """A coordinator's identity in one event loop. `id` is random, so that no two lives of a coordinator share it."""
+
+    def __init__(self, store: RunStore, ttl_s: float) -> None:
+        self.id = uuid.uuid4().hex[:16]
+        self._store = store
+        self._ttl_s = ttl_s
+        self._renewed_at = 0.0
+        self._users = 0
+        self._task: asyncio.Task[None] | None = None
+        self._alive = asyncio.Event()
+
+    async def __aenter__(self) -> Owner:
+        """Hold the lease for as long as at least one user is inside."""
+        self._users += 1
+        if self._users == 1:
+            await self._renew()
+            self._task = asyncio.create_task(self._keep_alive(), name=f"lease of {self.id}")
+        else:
+            await self._alive.wait()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._users -= 1
+        if self._users == 0 and self._task is not None:
+            self._task.cancel()
+            self._task = None
+            self._alive.clear()
+            with contextlib.suppress(StoreError):
+                await self._store.release_lease(self.id)
+
+    @property
+    def is_late(self) -> bool:
+        """Half a lease has passed without renewal: start nothing new, others may soon own the runs."""
+        return time.monotonic() - self._renewed_at > self._ttl_s / 2
+
+    async def alive(self) -> None:
+        """Wait until the lease is fresh."""
+        while self.is_late:
+            self._alive.clear()
+            await self._alive.wait()
+
+    async def _renew(self) -> None:
+        asked_at = time.monotonic()
+        await self._store.renew_lease(self.id, self._ttl_s)
+        self._renewed_at = asked_at
+        self._alive.set()
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(self._ttl_s / 4)
+            with contextlib.suppress(StoreError):  # the store's own deadline paces this; `is_late` stops dispatch meanwhile
+                await self._renew()

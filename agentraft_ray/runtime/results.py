@@ -1,0 +1,153 @@
+"""From the end of a run's life to what its caller gets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from agentraft_ray.errors import AgentRaftError, ErrorType
+from agentraft_ray.events import verdict_of
+from agentraft_ray.protocol.records import Certificate, Record, RolledBack, RunAdmitted, StepCommitted
+from agentraft_ray.protocol.state import RunState
+from agentraft_ray.result import RunResult, StepRun
+from agentraft_ray.runtime.outputs import RunOutputs
+from agentraft_ray.taxonomy import Cost, VerificationResult
+
+__all__ = ["Commits", "error_result", "result_of"]
+
+
+class Commits:
+    """The verdict and cost of every present commit of a run, gathered record by record; nothing for runs of over `steps_max`."""
+
+    def __init__(self, steps_max: int) -> None:
+        self._steps_max = steps_max
+        self._by_step: dict[int, tuple[Certificate, Cost]] | None = {}
+
+    def note(self, record: Record) -> None:
+        """Take in one more record that stands in the log."""
+        if self._by_step is None:
+            return
+        if type(record) is StepCommitted:
+            self._by_step[record.certificate.step] = (record.certificate, record.cost)
+        elif type(record) is RolledBack:
+            for step, _ in record.removed:
+                self._by_step.pop(step, None)
+        elif type(record) is RunAdmitted and len(record.plan.block) * record.plan.repeats > self._steps_max:
+            self._by_step = None
+
+    @property
+    def by_step(self) -> dict[int, tuple[Certificate, Cost]] | None:
+        """step -> (certificate, cost), or None for a run too long to keep."""
+        return self._by_step
+
+
+def result_of(state: RunState, outputs: RunOutputs, commits: Commits, started: float) -> RunResult:
+    """The result of a run as its log stands now; `started` = `time.perf_counter()` at its begin."""
+    finished, plan = state.finished, state.plan
+    success = finished is not None and finished.outcome == "succeeded"
+    steps: Sequence[StepRun] = _LoggedSteps(state, outputs)
+    if commits.by_step is not None:
+        steps = [_step_run(state, outputs, step, commits.by_step.get(step)) for step in range(plan.size)]
+    result = RunResult(
+        task_id=state.run_id,
+        success=success,
+        output=outputs.value(plan.size - 1) if success else None,
+        steps=steps,
+        rollbacks=state.thrown_away + state.rollbacks,
+        elapsed_ms=(time.perf_counter() - started) * 1000.0,
+        verified_count=state.committed,
+        steps_total=plan.size,
+        cost=state.cost,
+    )
+    if finished is None:
+        result.status = "waiting"
+        result.waiting_for = state.parked or ()
+        result.error_kind = _waiting_kind(result.waiting_for)
+        result.error_fields = {"run_id": state.run_id, "reason": "; ".join(result.waiting_for)}
+        reasons = "; ".join(result.waiting_for) or "nothing that is known"
+        result.error = f"{result.error_kind}: the run waits for {reasons}; resume it when that has changed"
+    elif not success:
+        result.status = "cancelled" if finished.outcome == "cancelled" else "failed"
+        result.error_kind = finished.error.kind if finished.error else "AgentRaftError"
+        result.error = f"{result.error_kind}: {finished.error.message}" if finished.error else finished.outcome
+        result.error_fields = dict(finished.error.fields) if finished.error else {}
+        if result.error_fields.get("error_type"):
+            result.error_fields["error_type"] = ErrorType(result.error_fields["error_type"])
+    return result
+
+
+def error_result(run_id: str, error: AgentRaftError, steps_total: int, started: float, state: RunState | None) -> RunResult:
+    """The result of a life that ended without the log saying how: the store was lost, or another owner took over."""
+    return RunResult(
+        task_id=run_id,
+        success=False,
+        elapsed_ms=(time.perf_counter() - started) * 1000.0,
+        error=f"{type(error).__name__}: {error}",
+        status="waiting",
+        waiting_for=(type(error).__name__,),
+        verified_count=state.committed if state is not None else 0,
+        rollbacks=state.thrown_away + state.rollbacks if state is not None else 0,
+        steps_total=steps_total,
+        error_kind=type(error).__name__,
+        error_fields=dict(error.fields),
+    )
+
+
+def _waiting_kind(reasons: tuple[str, ...]) -> str:
+    if any(reason.startswith("verifier:") for reason in reasons):
+        return "VerifierUnavailable"
+    if any(reason.startswith("breaker:") for reason in reasons):
+        return "CircuitBreakerOpen"
+    return "LogRewound" if any(reason.startswith("rewound") for reason in reasons) else "RunWaiting"
+
+
+def _step_run(state: RunState, outputs: RunOutputs, step: int, commit: tuple[Certificate, Cost] | None) -> StepRun:
+    history = state.history(step)
+    name = state.plan.name(step)
+    if commit is not None:
+        certificate, cost = commit
+        return StepRun(
+            step,
+            name,
+            "committed",
+            history.attempt + 1,
+            verdict_of(certificate),
+            cost.seconds * 1000.0,
+            cost,
+            partial(outputs.value, step),
+        )
+    if step in state.proposed:
+        return StepRun(step, name, "waiting", history.attempt + 1)
+    if not history.attempt:
+        return StepRun(step, name, "pending", 0)
+    verdict = None
+    if history.error_type:
+        verdict = VerificationResult.fail(
+            ErrorType(history.error_type), hint=history.hint, reasoning=history.message, verifier=history.judge
+        )
+    return StepRun(step, name, "failed", history.attempt, verdict)
+
+
+class _LoggedSteps(Sequence[StepRun]):
+    """The steps of a pipeline too long to hold, read from the log on access."""
+
+    def __init__(self, state: RunState, outputs: RunOutputs) -> None:
+        self._state = state
+        self._outputs = outputs
+
+    def __len__(self) -> int:
+        return self._state.plan.size
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[step] for step in range(*index.indices(len(self)))]
+        step = range(len(self))[index]
+        if not self._state.is_committed(step):
+            return _step_run(self._state, self._outputs, step, None)
+        record = self._outputs.record_at(self._state.position(step))
+        return _step_run(self._state, self._outputs, step, (record.certificate, record.cost))
+
+    def __iter__(self) -> Iterator[StepRun]:
+        return (self[step] for step in range(len(self)))

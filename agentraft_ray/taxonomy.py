@@ -1,0 +1,123 @@
+"""The values that say what happened: verdicts, costs, causes of failure. No behaviour beyond building and printing them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Self
+
+import msgspec
+
+from agentraft_ray.errors import CORRECTION_HINTS, ErrorType
+
+__all__ = ["CORRECTION_HINTS", "FREE", "Cost", "ErrorType", "FailureCause", "VerdictKind", "VerificationResult"]
+
+
+class Cost(msgspec.Struct, frozen=True, array_like=True):
+    """What something cost: model tokens, US dollars (None = unknown, never a silent 0) and seconds of wall time."""
+
+    tokens: int = 0
+    usd: float | None = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        usd = None if self.usd is None or other.usd is None else self.usd + other.usd
+        return Cost(self.tokens + other.tokens, usd, self.seconds + other.seconds)
+
+
+FREE = Cost()
+
+
+class VerdictKind(str, Enum):
+    """PASS and REJECT judge the output; ABSTAIN says that this verifier cannot tell; FAULT that it failed to answer."""
+
+    PASS = "pass"
+    REJECT = "reject"
+    ABSTAIN = "abstain"
+    FAULT = "fault"
+
+
+class FailureCause(str, Enum):
+    """Why an attempt ended without an output that could be judged."""
+
+    RAISED = "raised"
+    TIMED_OUT = "timed_out"
+    NOT_ENCODABLE = "not_encodable"
+    TOO_LARGE = "too_large"
+    WORKER_LOST = "worker_lost"
+    NO_MAJORITY = "no_majority"
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationResult:
+    """One verdict about one output.
+
+    `confidence` is in [0, 1]. `blame` names the earlier step that the verifier suspects. `evidence` lists what it saw (offending
+    values, places). `prompt` and `calibration` are the versions that the verdict was made with, "" where there are none.
+    """
+
+    passed: bool
+    error_type: ErrorType = ErrorType.NONE
+    confidence: float = 1.0
+    hint: str | None = None
+    reasoning: str = ""
+    verifier: str = ""
+    kind: VerdictKind | None = None
+    evidence: tuple[str, ...] = ()
+    blame: str | None = None
+    cost: Cost = FREE
+    prompt: str = ""
+    calibration: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind is None:
+            object.__setattr__(self, "kind", VerdictKind.PASS if self.passed else VerdictKind.REJECT)
+
+    @classmethod
+    def ok(cls, *, confidence: float = 1.0, reasoning: str = "", verifier: str = "", **more: Any) -> Self:
+        """A passing verdict."""
+        return cls(True, ErrorType.NONE, confidence, None, reasoning, verifier, VerdictKind.PASS, **more)
+
+    @classmethod
+    def fail(
+        cls,
+        error_type: ErrorType,
+        *,
+        confidence: float = 1.0,
+        hint: str | None = None,
+        reasoning: str = "",
+        verifier: str = "",
+        **more: Any,
+    ) -> Self:
+        """A rejection; without `hint`, the correction hint of its class."""
+        hint = hint if hint is not None else CORRECTION_HINTS.get(error_type)
+        return cls(False, error_type, confidence, hint, reasoning, verifier, VerdictKind.REJECT, **more)
+
+    @classmethod
+    def abstain(cls, reasoning: str = "", *, verifier: str = "", **more: Any) -> Self:
+        """This verifier cannot tell: neither a pass nor billed to the agent."""
+        return cls(False, ErrorType.NONE, 0.0, None, reasoning, verifier, VerdictKind.ABSTAIN, **more)
+
+    @classmethod
+    def fault(cls, reasoning: str, *, verifier: str = "", **more: Any) -> Self:
+        """The verifier failed to answer: neither a pass nor billed to the agent."""
+        return cls(False, ErrorType.NONE, 0.0, None, reasoning, verifier, VerdictKind.FAULT, **more)
+
+    def by(self, verifier: str) -> Self:
+        """The same verdict under the name of `verifier`."""
+        return replace(self, verifier=verifier)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON and for the seed's `Checkpoint.verification`."""
+        return {
+            "passed": self.passed,
+            "error_type": self.error_type.value,
+            "confidence": self.confidence,
+            "hint": self.hint,
+            "reasoning": self.reasoning,
+            "verifier": self.verifier,
+            "kind": self.kind.value if self.kind else None,
+            "evidence": list(self.evidence),
+            "blame": self.blame,
+            "cost": {"tokens": self.cost.tokens, "usd": self.cost.usd, "seconds": self.cost.seconds},
+        }

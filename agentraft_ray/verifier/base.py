@@ -1,0 +1,55 @@
+"""The verifier port: what a verifier is given, what it must answer, and what the runtime may ask of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentraft_ray.pipeline import Criticality, Step, Task
+from agentraft_ray.taxonomy import VerificationResult
+
+__all__ = ["Verifier", "VerifyInput"]
+
+
+@dataclass(frozen=True)
+class VerifyInput:
+    """Everything that one verdict may depend on.
+
+    `output` is the decoded output of the step (an isolated copy). `history` holds ``(step name, output)`` of the committed
+    ancestors, in pipeline order; it may load lazily. `deadline_s` is how long the verdict may take, in seconds.
+    """
+
+    task: Task
+    step: Step
+    output: Any
+    history: Sequence[tuple[str, Any]] = field(default_factory=list)
+    attempt: int = 0
+    deadline_s: float | None = None
+
+
+class Verifier(ABC):
+    """Judges one output. Implementations keep no state between verdicts that could change a later one."""
+
+    @property
+    def name(self) -> str:
+        """Who decides, as it stands in `VerificationResult.verifier`."""
+        return type(self).__name__
+
+    @property
+    def identity(self) -> str:
+        """Name and settings in one line: part of the pipeline's fingerprint and of every certificate. Never a secret."""
+        return self.name
+
+    @abstractmethod
+    async def verify(self, request: VerifyInput) -> VerificationResult:
+        """Judge `request.output`. An exception counts as a verifier fault: it is neither a pass nor billed to the agent."""
+
+    async def second_opinion(self, request: VerifyInput, previous: str) -> VerificationResult | None:
+        """A verdict by another mechanism than the verifier named `previous`; None where there is none."""
+        return None
+
+    def uses_model(self, criticality: Criticality) -> bool:
+        """Whether a step of this criticality is judged by more than fixed rules. Unknown verifiers count as more."""
+        return True

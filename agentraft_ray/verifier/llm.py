@@ -1,0 +1,225 @@
+"""A language model as a verifier: prompt, call, strict parsing, long outputs in windows. The network is in `providers`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+
+from agentraft_ray.config import Limits
+from agentraft_ray.errors import AgentRaftError, InvalidConfig
+from agentraft_ray.taxonomy import Cost, ErrorType, VerdictKind, VerificationResult
+from agentraft_ray.verifier.asking import describe, in_thread
+from agentraft_ray.verifier.base import Verifier, VerifyInput
+from agentraft_ray.verifier.content import is_empty, render
+from agentraft_ray.verifier.parse import Judgement, Unusable, parse_reply
+from agentraft_ray.verifier.prompt import PROMPT_VERSION, SYSTEM, user_prompt
+from agentraft_ray.verifier.providers import DEFAULT_MODELS, PROVIDERS, Completion, ProviderConfig, complete
+from agentraft_ray.verifier.windows import windows
+
+__all__ = ["DEFAULT_MODELS", "CompleteFunction", "Completion", "LLMVerifier"]
+
+CompleteFunction = Callable[[str, str], "str | Completion | Awaitable[str | Completion]"]
+
+_TEXT_CHARS_MAX = Limits().hint_chars_max
+_CALL_TIMEOUT_S = 60.0
+_CHARS_PER_TOKEN = 4  # an estimate, where the call does not say how many tokens it took
+_OWN_CALL = "custom"
+
+
+class LLMVerifier(Verifier):
+    """Asks a language model for a verdict; whatever cannot be understood strictly is a fault, never a pass.
+
+    `complete_fn(system, user)` replaces the network call; it returns the reply as text, or as a `Completion` with its tokens, and a
+    sync one runs in a thread. Without it the provider's SDK and credentials are needed, but only when the verifier is asked.
+    Without `provider` the environment decides, see `detection`.
+
+    A PASS with a confidence under `pass_threshold` is rejected as INCOMPLETE. An empty output is INCOMPLETE without a call. An
+    output over `window_chars` is judged in overlapping windows, in order: all must pass, the first that does not decides. One of
+    more than `windows_max` windows is not judged: the verifier abstains.
+
+    Raises InvalidConfig for settings out of range, VerifierUnavailable when there is neither a provider nor a `complete_fn`.
+    """
+
+    def __init__(
+        self,
+        *,
+        provider: str | None = None,
+        model: str | None = None,
+        api_key: str | None = None,
+        region: str | None = None,
+        temperature: float | None = 0.0,
+        max_tokens: int = 400,
+        pass_threshold: float = 0.5,
+        complete_fn: CompleteFunction | None = None,
+        window_chars: int = 24_000,
+        window_overlap_chars: int = 1_000,
+        windows_max: int = 64,
+    ) -> None:
+        if provider is None:
+            provider, model = _provider_from_environment(model) if complete_fn is None else (_OWN_CALL, model)
+        if complete_fn is None and provider not in PROVIDERS:
+            raise InvalidConfig(f"unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}, or pass complete_fn=")
+        if not 0.0 <= pass_threshold <= 1.0 or max_tokens < 1 or windows_max < 1:
+            raise InvalidConfig(f"an LLM verifier needs pass_threshold in [0, 1] ({pass_threshold}) and positive limits")
+        if not 0 <= window_overlap_chars < window_chars // 2:
+            raise InvalidConfig(
+                f"windows of {window_chars} characters cannot overlap by {window_overlap_chars}; use less than half"
+            )
+        self.provider = provider
+        self.model = model or DEFAULT_MODELS.get(provider, _OWN_CALL)
+        self.region = region
+        self._api_key = api_key
+        self._temperature = temperature
+        self._max_tokens = max_tokens
+        self._pass_threshold = pass_threshold
+        self._complete_fn = complete_fn
+        self._window = (window_chars, window_overlap_chars)
+        self._windows_max = windows_max
+
+    @classmethod
+    def bedrock(cls, model: str | None = None, *, region: str | None = None, **options: Any) -> Self:
+        """Any chat model of Amazon Bedrock."""
+        return cls(provider="bedrock", model=model, region=region, **options)
+
+    @classmethod
+    def openai(cls, model: str | None = None, **options: Any) -> Self:
+        """A model of OpenAI."""
+        return cls(provider="openai", model=model, **options)
+
+    @classmethod
+    def anthropic(cls, model: str | None = None, **options: Any) -> Self:
+        """A Claude model, from Anthropic directly."""
+        return cls(provider="anthropic", model=model, **options)
+
+    @classmethod
+    def gemini(cls, model: str | None = None, **options: Any) -> Self:
+        """A Gemini model of Google."""
+        return cls(provider="gemini", model=model, **options)
+
+    @property
+    def name(self) -> str:
+        return f"llm-{self.provider}:{self.model}"
+
+    @property
+    def identity(self) -> str:
+        return (
+            f"{self.name}(prompt={PROMPT_VERSION}, temperature={self._temperature}, max_tokens={self._max_tokens},"
+            f" pass_threshold={self._pass_threshold}, window={self._window})"
+        )
+
+    def __repr__(self) -> str:
+        return f"<LLMVerifier {self.name}>"  # never the key
+
+    async def verify(self, request: VerifyInput) -> VerificationResult:
+        if is_empty(request.output):
+            return VerificationResult.fail(ErrorType.INCOMPLETE, reasoning="the output is empty", verifier=self.name)
+        parts = list(windows(render(request.output), *self._window))
+        if len(parts) > self._windows_max:
+            reasoning = (
+                f"the output makes {len(parts)} windows, more than windows_max={self._windows_max}; split the step or raise it"
+            )
+            return VerificationResult.abstain(reasoning, verifier=self.name, prompt=PROMPT_VERSION)
+        started, tokens, lowest = time.perf_counter(), 0, 1.0
+        said: list[str] = []
+        notes: dict[str, None] = {}
+        for number, part in enumerate(parts, 1):
+            user, left_out = user_prompt(request, part, number, len(parts))
+            if left_out:
+                notes[f"not shown to the model: {left_out}"] = None
+            judgement, used = await self._judge(user, self._time_left(request, started))
+            tokens += used
+            if not isinstance(judgement, Judgement) or self._rejects(judgement):
+                where = f"window {number} of {len(parts)}" if len(parts) > 1 else ""
+                return self._not_passed(judgement, where, self._cost(tokens, started), tuple(notes))
+            lowest = min(lowest, judgement.confidence)
+            said.append(judgement.reasoning)
+        return VerificationResult.ok(
+            confidence=lowest,
+            reasoning=" ".join(said)[:_TEXT_CHARS_MAX],
+            verifier=self.name,
+            evidence=tuple(notes),
+            cost=self._cost(tokens, started),
+            prompt=PROMPT_VERSION,
+        )
+
+    async def _judge(self, user: str, timeout_s: float) -> tuple[Judgement | Unusable | str, int]:
+        """(what the model said, tokens used); a text says why it could not be asked."""
+        try:
+            completion = await self._complete(SYSTEM, user, timeout_s)
+        except AgentRaftError as problem:
+            return str(problem), 0
+        except Exception as problem:  # a boundary: SDKs and user functions raise anything
+            return self._without_key(describe(problem)), _estimate(SYSTEM, user)
+        if not isinstance(completion, Completion):
+            reply = completion if isinstance(completion, str) else ""
+            return parse_reply(completion), _estimate(SYSTEM, user, reply)
+        if not completion.finished:
+            judgement: Judgement | Unusable = Unusable(
+                "the model did not finish its answer (cut off, filtered or refused)", malformed=False
+            )
+        else:
+            judgement = parse_reply(completion.text)
+        return judgement, completion.tokens_in + completion.tokens_out
+
+    async def _complete(self, system: str, user: str, timeout_s: float) -> object:
+        if self._complete_fn is not None:
+            return await in_thread(self._complete_fn, system, user)
+        config = ProviderConfig(self.model, self._api_key, self.region, self._temperature, self._max_tokens, timeout_s)
+        return await complete(self.provider, config, system, user)
+
+    def _rejects(self, judgement: Judgement) -> bool:
+        return judgement.error_type is not ErrorType.NONE or judgement.confidence < self._pass_threshold
+
+    def _not_passed(
+        self, judgement: Judgement | Unusable | str, where: str, cost: Cost, notes: tuple[str, ...]
+    ) -> VerificationResult:
+        facts: dict[str, Any] = {
+            "verifier": self.name,
+            "cost": cost,
+            "prompt": PROMPT_VERSION,
+            "evidence": notes + (where,) * bool(where),
+        }
+        if isinstance(judgement, str):
+            return VerificationResult.fault(f"the model could not be asked: {judgement}", **facts)
+        if isinstance(judgement, Unusable):
+            # As in the seed, text without a verdict counts as INCOMPLETE; but the verifier failed, so the agent does not pay.
+            error_type = ErrorType.NONE if judgement.malformed else ErrorType.INCOMPLETE
+            return VerificationResult(False, error_type, 0.0, reasoning=judgement.reason, kind=VerdictKind.FAULT, **facts)
+        facts |= {"confidence": judgement.confidence, "blame": judgement.blame}
+        if judgement.error_type is ErrorType.NONE:
+            reasoning = f"passed with a confidence of {judgement.confidence}, under {self._pass_threshold}. {judgement.reasoning}"
+            return VerificationResult.fail(
+                ErrorType.INCOMPLETE, hint=_cut(judgement.hint), reasoning=reasoning[:_TEXT_CHARS_MAX], **facts
+            )
+        return VerificationResult.fail(
+            judgement.error_type, hint=_cut(judgement.hint), reasoning=judgement.reasoning[:_TEXT_CHARS_MAX], **facts
+        )
+
+    def _time_left(self, request: VerifyInput, started: float) -> float:
+        if request.deadline_s is None:
+            return _CALL_TIMEOUT_S
+        return max(0.001, min(_CALL_TIMEOUT_S, request.deadline_s - (time.perf_counter() - started)))
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._api_key, "[key]") if self._api_key else text
+
+    def _cost(self, tokens: int, started: float) -> Cost:
+        return Cost(tokens, None, time.perf_counter() - started)
+
+
+def _cut(hint: str | None) -> str | None:
+    return hint[:_TEXT_CHARS_MAX] if hint else None
+
+
+def _estimate(*texts: str) -> int:
+    return sum(len(text) for text in texts) // _CHARS_PER_TOKEN
+
+
+def _provider_from_environment(model: str | None) -> tuple[str, str | None]:
+    import os
+
+    from agentraft_ray.verifier.detection import choose
+
+    provider, named = choose(os.environ)
+    return provider, model or named
