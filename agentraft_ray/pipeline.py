@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Literal, overload
 
 from agentraft_ray.errors import InvalidPipeline
+from agentraft_ray.identity import idempotency_key
 from agentraft_ray.taxonomy import FREE, Cost
 
 __all__ = ["AheadBy", "Criticality", "Pipeline", "Step", "StepContext", "StepFunction", "Task", "step"]
@@ -57,8 +58,7 @@ class StepContext:
     """What a step function sees.
 
     `outputs` maps the names of all committed ancestors to their outputs (isolated copies). `attempt` counts from 0; `hint` is None
-    at first. `idempotency_key` stays the same over re-dispatch, retry and resume; `attempt_key` changes with every attempt, for
-    effects that a correction makes anew.
+    at first. `lineage` counts the rollbacks that removed the step; `sample` numbers the votes of one attempt.
     """
 
     task: Task
@@ -67,8 +67,7 @@ class StepContext:
     hint: str | None = None
     run_id: str = ""
     step_name: str = ""
-    idempotency_key: str = ""
-    attempt_key: str = ""
+    lineage: int = 0
     sample: int = 0
     cost: Cost = FREE
 
@@ -76,6 +75,16 @@ class StepContext:
     def is_retry(self) -> bool:
         """True when an earlier attempt of this step failed."""
         return self.attempt > 0
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same over re-dispatch, retry and resume: pass it to whatever must happen once."""
+        return idempotency_key(self.run_id, self.step_name, self.lineage)
+
+    @property
+    def attempt_key(self) -> str:
+        """Another one for every attempt: for effects that a correction makes anew."""
+        return idempotency_key(self.run_id, self.step_name, self.lineage, self.attempt)
 
     def spend(self, *, tokens: int = 0, usd: float | None = 0.0) -> None:
         """Book what this attempt used, for the run's budget and its result. `usd=None` means that the price is unknown."""

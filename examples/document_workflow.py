@@ -21,13 +21,19 @@ from agentraft_ray import (
     Step,
     StepContext,
     Task,
+    TieredVerifier,
     Verifier,
     VerifierUnavailable,
     wrap,
 )
-from agentraft_ray.verifier.llm import detect
+from agentraft_ray.verifier import detect
 
 __all__ = ["Trace", "main", "pipeline"]
+
+_NO_MODEL = (
+    "--live needs an LLM verifier and the environment offers none: set AWS credentials, OPENAI_API_KEY, ANTHROPIC_API_KEY or "
+    "GOOGLE_API_KEY, with that provider's package installed, or force a provider with AGENTRAFT_VERIFIER_PROVIDER."
+)
 
 
 def research_agent(ctx: StepContext) -> str:
@@ -119,21 +125,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.document_workflow", description=__doc__.partition("\n")[0])
     parser.add_argument("--live", action="store_true", help="judge with the LLM verifier that the environment names")
     options = parser.parse_args(arguments)
-    verifier: Verifier | None = MockVerifier({"draft_agent": [ErrorType.GOAL_DRIFT, ErrorType.NONE]})
+    verifier: Verifier = MockVerifier({"draft_agent": [ErrorType.GOAL_DRIFT, ErrorType.NONE]})
     if options.live:
         try:
-            verifier = detect(os.environ)
+            model = detect(os.environ)
         except VerifierUnavailable as reason:
             print(reason, file=sys.stderr)
             return 2
-    if verifier is None:
-        print(
-            "--live needs an LLM verifier and the environment names none: set AWS credentials, OPENAI_API_KEY, "
-            "ANTHROPIC_API_KEY or GOOGLE_API_KEY (with that provider's extra installed), or force one with "
-            "AGENTRAFT_VERIFIER_PROVIDER.",
-            file=sys.stderr,
-        )
-        return 2
+        if model is None:
+            print(_NO_MODEL, file=sys.stderr)
+            return 2
+        verifier = TieredVerifier(l2=model)
     return asyncio.run(run(verifier))
 
 

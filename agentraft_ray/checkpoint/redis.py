@@ -159,7 +159,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         """See `RunStore.append`."""
         here = await self._on_this_loop()
         leased = False
-        if entry.claim is not None and entry.claim.owner != entry.token.owner:
+        if entry.claim is not None and entry.claim.owner not in {"", entry.token.owner}:
             leased = await self.lease_alive(entry.claim.owner)
         item, keys, size = self._append_item(entry, leased)
         reply = await here.writer.submit(entry.run_id, item, keys, size)

@@ -269,7 +269,7 @@ def _judged(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
     if result is None:  # no other mechanism for the repeated output
         _reject(m, attempt, _REPEAT)
         return
-    attempt.cost = attempt.cost + result.cost
+    attempt.cost = attempt.cost + event.cost
     match result.kind:
         case VerdictKind.PASS:
             _passed(m, attempt, result)
@@ -404,7 +404,7 @@ def _rechecked(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
     certificate = _certify(m, suspect, m.state.output_digest(suspect), result)
     m.close(attempt, "released")
     if result.kind is not VerdictKind.REJECT:
-        m.persist(SuspectCleared(suspect, position, attempt.step, certificate, result.cost, m.now))
+        m.persist(SuspectCleared(suspect, position, attempt.step, certificate, event.cost, m.now))
         start_step(m, attempt.step)
         return
     removed = m.state.fallen_with(suspect)
@@ -412,7 +412,7 @@ def _rechecked(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
     for other in list(m.attempts.values()):
         if any(ancestor in fallen for ancestor in m.plan.parents(other.step)):
             m.close(other, "released")
-    m.persist(RolledBack(suspect, attempt.step, removed, certificate, (result.hint or "")[:2000], result.cost, m.now))
+    m.persist(RolledBack(suspect, attempt.step, removed, certificate, (result.hint or "")[:2000], event.cost, m.now))
     start_step(m, suspect)
 
 

@@ -138,11 +138,15 @@ class RunMachine:
     @property
     def wake_at(self) -> float | None:
         """When a Tick is due at the latest, seconds; None = events alone move the run on."""
-        due = [attempt.due for attempt in self.attempts.values() if attempt.due is not None]
+        earliest = None
+        for attempt in self.attempts.values():
+            if attempt.due is not None and (earliest is None or attempt.due < earliest):
+                earliest = attempt.due
         budget = self.policies.budget
         if budget is not None and budget.seconds is not None and self.state.finished is None and self.state.parked is None:
-            due.append(self.state.admitted_at + self.state.paused_s + budget.seconds)
-        return min(due) if due else None
+            end = self.state.admitted_at + self.state.paused_s + budget.seconds
+            earliest = end if earliest is None else min(earliest, end)
+        return earliest
 
     @property
     def has_ready(self) -> bool:
@@ -230,12 +234,7 @@ class RunMachine:
         self.persist(record)
 
     def _book_late(self, event: AnyEvent) -> None:
-        cost = getattr(event, "cost", None)
-        if cost is None:
-            result = getattr(event, "result", None)
-            cost = result.cost if result is not None else FREE
-        if cost is not FREE:
-            self.late = self.late + cost
+        self.late = self.late + getattr(event, "cost", FREE)
         permit = getattr(event, "permit", None)
         if permit is not None:
             self._commands.append(ReleasePermit(permit, "released"))
@@ -247,8 +246,11 @@ class RunMachine:
         if state.committed == self.plan.size:
             self.finish(RunFinished("succeeded", None, self.late, self.now))
             return
-        if not self.attempts or any(attempt.phase not in WAITS_OUTSIDE for attempt in self.attempts.values()):
+        if not self.attempts:
             return
+        for attempt in self.attempts.values():
+            if attempt.phase not in WAITS_OUTSIDE:
+                return
         reasons = tuple(sorted({attempt.reason for attempt in self.attempts.values()}))
         if state.parked != reasons:
             self.persist(RunParked(reasons, self.now))

@@ -72,10 +72,22 @@ class WorkerLost(_Event, frozen=True):
 
 
 class VerdictReturned(_Event, frozen=True):
-    """A verdict; None answers a request for a second opinion where there is no other mechanism."""
+    """A verdict; None answers a request for a second opinion where there is no other mechanism.
+
+    `seconds` = the wall time that it took, where the verdict's own cost says less.
+    """
 
     call: Call
     result: VerificationResult | None
+    seconds: float = 0.0
+
+    @property
+    def cost(self) -> Cost:
+        """What the verdict cost."""
+        if self.result is None:
+            return Cost(0, 0.0, self.seconds)
+        cost = self.result.cost
+        return Cost(cost.tokens, cost.usd, max(cost.seconds, self.seconds))
 
 
 class PermitGranted(_Event, frozen=True):

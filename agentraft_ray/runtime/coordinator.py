@@ -306,7 +306,7 @@ class Coordinator:
         commits = Commits(environment.limits.result_steps_max)
         state = await environment.logs.fold(run_id, commits.note)
         outputs = RunOutputs(
-            state, environment.pipeline, environment.store, environment.seal, environment.limits.cached_outputs_bytes_max
+            state, environment.output_types, environment.store, environment.seal, environment.limits.cached_outputs_bytes_max
         )
         return result_of(state, outputs, commits, started)
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Command
 from agentraft_ray.errors import AgentRaftError, LogCorrupted, OwnershipLost
-from agentraft_ray.identity import idempotency_key
 from agentraft_ray.pipeline import StepContext, Task
 from agentraft_ray.protocol.machine import RunMachine
 from agentraft_ray.protocol.messages import (
@@ -64,7 +63,7 @@ class RunDriver:
         self.commits = commits
         seal = environment.seal
         self.outputs = RunOutputs(
-            state, environment.pipeline, environment.store, seal, environment.limits.cached_outputs_bytes_max
+            state, environment.output_types, environment.store, seal, environment.limits.cached_outputs_bytes_max
         )
         self._tell = tell
         self._machine = RunMachine(state, seal=seal.seal, listening=tell is not None)
@@ -257,8 +256,7 @@ class RunDriver:
             hint=command.hint,
             run_id=state.run_id,
             step_name=name,
-            idempotency_key=idempotency_key(state.run_id, name, command.lineage),
-            attempt_key=idempotency_key(state.run_id, name, command.lineage, command.attempt),
+            lineage=command.lineage,
             sample=command.sample,
         )
         fn = environment.pipeline.step_at(step).fn
@@ -266,8 +264,9 @@ class RunDriver:
         return self._after(await self._tracked(command.call.number, work))
 
     async def _verify(self, command: Verify) -> list[Job]:
-        work = self._judge(command)
-        return self._after(VerdictReturned(command.call, await self._tracked(command.call.number, work)))
+        started = time.perf_counter()
+        result = await self._tracked(command.call.number, self._judge(command))
+        return self._after(VerdictReturned(command.call, result, time.perf_counter() - started))
 
     async def _tracked(self, number: int, work: Awaitable[Any]) -> Any:
         """Await `work` where CancelAttempt can find it."""
@@ -282,7 +281,6 @@ class RunDriver:
     async def _judge(self, command: Verify) -> VerificationResult | None:
         environment, outputs = self.environment, self.outputs
         verifier, previous = environment.verifier, command.previous
-        started = time.perf_counter()
         try:
             if command.output is not None:
                 data = outputs.payload_data(command.output)
@@ -306,7 +304,7 @@ class RunDriver:
                 result = await verifier.verify(request)
         except Exception as error:  # noqa: BLE001 - the boundary to the user's code
             return VerificationResult.fault(f"{type(error).__name__}: {error}", verifier=verifier.name)
-        return result if result is None else environment.checked(result, time.perf_counter() - started)
+        return result if result is None else environment.checked(result)
 
     # --- time and the end --------------------------------------------------------------------------------------------------
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from agentraft_ray.breaker import BreakerPolicy, CircuitBreaker, Permit, ScopedBreakers
 from agentraft_ray.checkpoint.base import Checkpoint, CheckpointStore, RunStore
+from agentraft_ray.checkpoint.codec import output_type
 from agentraft_ray.checkpoint.seal import Seal
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import CircuitBreakerOpen, ErrorType
@@ -21,7 +23,7 @@ from agentraft_ray.runtime.logs import RunLogs
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.runtime.owner import Owner
 from agentraft_ray.runtime.steps import StepThreads
-from agentraft_ray.taxonomy import Cost, VerificationResult
+from agentraft_ray.taxonomy import VerificationResult
 from agentraft_ray.verifier.base import Verifier
 
 __all__ = ["Breakers", "Environment", "Mirror"]
@@ -91,12 +93,15 @@ class Environment:
     owner: Owner
     mirror: Mirror | None = None
 
-    def checked(self, result: object, seconds: float) -> VerificationResult:
-        """A verdict that makes sense, with its wall time; what does not is a verifier fault."""
+    @cached_property
+    def output_types(self) -> list[Any]:
+        """The type that each step of the block declares for its output, or None."""
+        return [output_type(step.fn) for step in self.pipeline.block]
+
+    def checked(self, result: object) -> VerificationResult:
+        """A verdict that makes sense and says who gave it; what does not is a verifier fault."""
         if not isinstance(result, VerificationResult):
             return VerificationResult.fault(f"the verifier returned {type(result).__name__}, not a VerificationResult")
         if not 0.0 <= result.confidence <= 1.0 or (result.passed and result.error_type is not ErrorType.NONE):
             return VerificationResult.fault(f"the verifier returned a verdict that contradicts itself: {result!r}")
-        cost = result.cost
-        timed = Cost(cost.tokens, cost.usd, max(cost.seconds, seconds))
-        return replace(result, cost=timed, verifier=result.verifier or self.verifier.name)
+        return result if result.verifier else replace(result, verifier=self.verifier.name)

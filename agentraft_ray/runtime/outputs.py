@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agentraft_ray.checkpoint.base import RunStore
-from agentraft_ray.checkpoint.codec import decode_output, output_type
+from agentraft_ray.checkpoint.codec import decode_output
 from agentraft_ray.checkpoint.seal import Seal
 from agentraft_ray.errors import LogCorrupted
-from agentraft_ray.pipeline import Pipeline
 from agentraft_ray.protocol.records import Payload, StepCommitted, decode_record
 from agentraft_ray.protocol.state import RunState
 
@@ -20,9 +19,10 @@ __all__ = ["AncestorOutputs", "History", "RunOutputs"]
 class RunOutputs:
     """The committed outputs of one run by step. The newest ones, up to `bytes_max`, are kept as bytes; older ones are read back."""
 
-    def __init__(self, state: RunState, pipeline: Pipeline, store: RunStore, seal: Seal, bytes_max: int) -> None:
+    def __init__(self, state: RunState, types: Sequence[Any], store: RunStore, seal: Seal, bytes_max: int) -> None:
+        """`types` = the declared output type of each step of the pipeline's block, None for plain data."""
         self.state = state
-        self._types = [output_type(step.fn) for step in pipeline.block]
+        self._types = types
         self._store = store
         self._seal = seal
         self._bytes_max = bytes_max

@@ -456,22 +456,25 @@ class StoreConformance:
         async with self.opened() as store:
             if not isinstance(store, CheckpointStore):
                 return
-            pen = await admitted(store)
-            before = await state(store, pen.run_id)
-            made = [Checkpoint(pen.run_id, number, f"step-{number}", {"n": number}, 0) for number in range(3)]
+            task_id = new_run_id()
+            made = [Checkpoint(task_id, number, f"step-{number}", {"n": number}, 0) for number in range(3)]
             for one in made:
                 await store.save(one)
-            assert await store.history(pen.run_id) == made
-            assert await store.latest(pen.run_id) == made[2]
-            assert await store.at(pen.run_id, 1) == made[1]
-            assert await store.outputs(pen.run_id) == {"step-0": {"n": 0}, "step-1": {"n": 1}, "step-2": {"n": 2}}
-            await store.rollback_to(pen.run_id, 0)
-            assert await store.history(pen.run_id) == made[:1]
-            await store.rollback_to(pen.run_id, -1)
-            assert await store.latest(pen.run_id) is None
+            assert await store.history(task_id) == made
+            assert await store.latest(task_id) == made[2]
+            assert await store.at(task_id, 1) == made[1]
+            assert await store.outputs(task_id) == {"step-0": {"n": 0}, "step-1": {"n": 1}, "step-2": {"n": 2}}
+            await store.rollback_to(task_id, 0)
+            assert await store.history(task_id) == made[:1]
+            await store.rollback_to(task_id, -1)
+            assert await store.latest(task_id) is None
             await store.save(made[2])
-            await store.clear(pen.run_id)
-            assert await store.history(pen.run_id) == []
+            await store.clear(task_id)
+            assert await store.history(task_id) == []
+            pen = await admitted(store)
+            before = await state(store, pen.run_id)
+            await store.save(Checkpoint(pen.run_id, 0, "step", "by hand", 0))
+            await store.rollback_to(pen.run_id, -1)
             assert await state(store, pen.run_id) == before
 
     async def test_the_store_can_be_closed_and_opened_again(self) -> None:

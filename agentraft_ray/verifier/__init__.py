@@ -1,4 +1,4 @@
-"""Verifiers: each judges one output and answers with a `VerificationResult`. No state between verdicts, no I/O but a model's call."""
+"""Verifiers: each judges one output and answers with a `VerificationResult`. Stateless; no I/O but a model's call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calling code that is not ours: other verifiers, and functions that users hand in. The one place here that catches everything."""
+"""Calling code that is not ours: other verifiers, and functions that users hand in. Whatever that raises is caught here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def ask(verifier: Verifier, request: VerifyInput, *, bounded: bool = True)
     started = time.perf_counter()
     try:
         verdict = await (verifier.verify(request) if request.deadline_s is None or not bounded else _in_time(verifier, request))
-    except Exception as problem:  # a boundary: a verifier may be anybody's code
+    except Exception as problem:  # noqa: BLE001 - the boundary: a verifier may be anybody's code
         verdict = VerificationResult.fault(f"{verifier.name} raised {describe(problem)}")
     flaw = flaw_of(verdict)
     if flaw:
@@ -91,7 +91,7 @@ async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
             return
         try:
             result = context.run(function, *arguments)
-        except BaseException as problem:  # carried to the waiting coroutine
+        except BaseException as problem:  # noqa: BLE001 - carried to the waiting coroutine
             outcome.set_exception(problem)
         else:
             outcome.set_result(result)

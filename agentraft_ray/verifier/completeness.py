@@ -29,9 +29,9 @@ class CompletenessVerifier(Verifier):
     """Rejects as INCOMPLETE an output that lacks something required, and names what is missing.
 
     `required`: for data outputs (or their JSON text) dotted keys with something in them; for text, sections with something below
-    their heading, or where the text has none of that name, the words themselves. `sections`, `keys` and `values` say which kind is
-    meant: a section must be a heading, a key must be filled (None and blank are not, 0 and False are), a value must be repeated
-    somewhere in the output (numbers by value, text as whole words). Each is a list or a function of the request.
+    their heading, or where the text has none of that name, the words themselves. `sections`, `keys` and `values` say which kind
+    is meant: a section must be a heading, a key must be filled (None and blank are not, 0 and False are), a value must be
+    repeated somewhere in the output (numbers by value, text as whole words). Each is a list or a function of the request.
 
     Raises InvalidConfig when nothing is required.
     """
@@ -131,7 +131,7 @@ def _filled(output: Any, path: str) -> bool:
     if isinstance(output, (list, tuple)) and output:
         if head.isdecimal():
             return int(head) < len(output) and (_filled(output[int(head)], rest) if rest else not is_empty(output[int(head)]))
-        return all(_filled(item, path) for item in output)
+        return all(isinstance(item, Mapping) and _filled(item, path) for item in output)
     fields = getattr(output, "__dict__", None)
     return isinstance(fields, dict) and _filled(fields, path)
 

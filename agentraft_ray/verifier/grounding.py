@@ -32,10 +32,10 @@ def given_to(request: VerifyInput) -> list[Any]:
 class GroundingVerifier(Verifier):
     """Rejects as HALLUCINATION an output with a number, name or quotation that stands in none of its sources.
 
-    `sources`: texts or data, or a (sync or async) function of the request that returns them; default `given_to`. `allow`: further
-    values that may be stated, such as computed ones; likewise values or a function. Numbers are compared by value (1,000 = 1000.0,
-    45% = 0.45), names by their words, quotations word for word. `slots` maps places of a data output (``city``, ``items[0].id``)
-    to what that very place may repeat: a dotted path into ``{"goal", "inputs", "history"}`` or a function of the request.
+    `sources`: texts or data, or a (sync or async) function of the request that returns them; default `given_to`. `allow`: more
+    values that may be stated, such as computed ones; likewise values or a function. Numbers are compared by value (1,000 is
+    1000.0, 45% is 0.45), names by their words, quotations word for word. `slots` maps places of a data output (``city``,
+    ``items[0].id``) to what that very place may repeat: a dotted path into ``{"goal", "inputs", "history"}`` or a function.
 
     What it cannot see: names without capitals, a single capitalised word that opens a sentence, keys of data unless `keys`, and
     whether a true number is used for the right thing outside of `slots`. An output without any claim passes.
@@ -91,9 +91,8 @@ class GroundingVerifier(Verifier):
         for place, leaf in leaves(output, keys=self._keys):
             if isinstance(leaf, str):
                 yield from self._ungrounded_in(leaf, place, sources)
-            elif isinstance(leaf, (int, float)) and not isinstance(leaf, bool) and self._checks["number"]:
-                if not sources.has_value(leaf):
-                    yield "number", place, str(leaf)
+            elif self._checks["number"] and _is_number(leaf) and not sources.has_value(leaf):
+                yield "number", place, str(leaf)
 
     def _ungrounded_in(self, text: str, place: str, sources: Sources) -> Iterator[tuple[str, str, str]]:
         if self._checks["quotation"]:
@@ -146,6 +145,10 @@ async def _resolved(given: Given, request: VerifyInput) -> list[Any]:
     if isinstance(found, (str, bytes, Mapping)) or not isinstance(found, Iterable):
         return [found]
     return list(found)
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
 
 
 def _repeats(leaf: Any, slot: Sources) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
@@ -15,6 +16,7 @@ from agentraft_ray.verifier.content import is_empty, render
 from agentraft_ray.verifier.parse import Judgement, Unusable, parse_reply
 from agentraft_ray.verifier.prompt import PROMPT_VERSION, SYSTEM, user_prompt
 from agentraft_ray.verifier.providers import DEFAULT_MODELS, PROVIDERS, Completion, ProviderConfig, complete
+from agentraft_ray.verifier.providers.environment import Found, choose
 from agentraft_ray.verifier.windows import windows
 
 __all__ = ["DEFAULT_MODELS", "CompleteFunction", "Completion", "LLMVerifier"]
@@ -30,8 +32,8 @@ _OWN_CALL = "custom"
 class LLMVerifier(Verifier):
     """Asks a language model for a verdict; whatever cannot be understood strictly is a fault, never a pass.
 
-    `complete_fn(system, user)` replaces the network call; it returns the reply as text, or as a `Completion` with its tokens, and a
-    sync one runs in a thread. Without it the provider's SDK and credentials are needed, but only when the verifier is asked.
+    `complete_fn(system, user)` replaces the network call; it returns the reply as text, or as a `Completion` with its tokens, and
+    a sync one runs in a thread. Without it the provider's SDK and credentials are needed, but only when the verifier is asked.
     Without `provider` the environment decides, see `detection`.
 
     A PASS with a confidence under `pass_threshold` is rejected as INCOMPLETE. An empty output is INCOMPLETE without a call. An
@@ -57,7 +59,8 @@ class LLMVerifier(Verifier):
         windows_max: int = 64,
     ) -> None:
         if provider is None:
-            provider, model = _provider_from_environment(model) if complete_fn is None else (_OWN_CALL, model)
+            found = Found(_OWN_CALL) if complete_fn is not None else choose(os.environ)
+            provider, model, region = found.provider, model or found.model, region or found.region
         if complete_fn is None and provider not in PROVIDERS:
             raise InvalidConfig(f"unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}, or pass complete_fn=")
         if not 0.0 <= pass_threshold <= 1.0 or max_tokens < 1 or windows_max < 1:
@@ -149,7 +152,7 @@ class LLMVerifier(Verifier):
             completion = await self._complete(SYSTEM, user, timeout_s)
         except AgentRaftError as problem:
             return str(problem), 0
-        except Exception as problem:  # a boundary: SDKs and user functions raise anything
+        except Exception as problem:  # noqa: BLE001 - the boundary: SDKs and users' functions raise anything
             return self._without_key(describe(problem)), _estimate(SYSTEM, user)
         if not isinstance(completion, Completion):
             reply = completion if isinstance(completion, str) else ""
@@ -214,12 +217,3 @@ def _cut(hint: str | None) -> str | None:
 
 def _estimate(*texts: str) -> int:
     return sum(len(text) for text in texts) // _CHARS_PER_TOKEN
-
-
-def _provider_from_environment(model: str | None) -> tuple[str, str | None]:
-    import os
-
-    from agentraft_ray.verifier.detection import choose
-
-    provider, named = choose(os.environ)
-    return provider, model or named

@@ -1,6 +1,7 @@
 """What a text claims that can be looked up: its numbers, names and quotations. Pure functions, linear in the length of the text.
 
-Numbers are compared by value: ``1,000``, ``1000`` and ``1000.0`` are the same, so are ``45%`` and ``0.45``, ``$2M`` and ``2 million``.
+Numbers are compared by value: ``1,000``, ``1000`` and ``1000.0`` are the same, so are ``45%`` and ``0.45``, or ``$2M`` and
+``2 million``.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _DIGITS_MAX = 64  # longer ones are compared as text: a decimal has a largest ex
 _THOUSAND = Decimal(1_000)
 _SCALE = {
     **dict.fromkeys(("thousand", "k", "K"), _THOUSAND),
-    **dict.fromkeys(("million", "M"), _THOUSAND ** 2),
-    **dict.fromkeys(("billion", "B", "bn"), _THOUSAND ** 3),
+    **dict.fromkeys(("million", "M"), _THOUSAND**2),
+    **dict.fromkeys(("billion", "B", "bn"), _THOUSAND**3),
     "trillion": _THOUSAND**4,
 }
 _LIST_MARK = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+|[-*>][ \t]+)?(\d{1,3})[.)](?=[ \t]+\S)", re.MULTILINE)
@@ -39,10 +40,13 @@ WORD = re.compile(r"[^\W_]+(?:['\u2019&-][^\W_]+)*")
 _SENTENCE_ENDS = frozenset(".!?\n|\u2022")
 _PROSE_WORDS_MIN = 6
 _NEVER_NAMES = frozenset(
-    "a all also an and any are as at be both but by can did do does each every finally first for from had has have he her here his how"
-    " however i i'd i'll i'm i've if in is it it's its last may more most my new next no none not now of ok on one only or other our"
-    " please she should since so some such than that the their then there these they this those thus to two under was we were what"
-    " when where which while who why will with would yes you your".split()
+    (
+        "a all also an and any are as at be both but by can did do does each every finally first for from had has "
+        "have he her here his how however i i'd i'll i'm i've if in is it it's its last may more most my new next no "
+        "none not now of ok on one only or other our please she should since so some such than that the their then "
+        "there these they this those thus to two under was we were what when where which while who why will with "
+        "would yes you your"
+    ).split()
 )
 
 _QUOTED = re.compile(r'(?<![\w"])"(?=[^\s"])([^"]+)"(?!\w)|\u201c([^\u201c\u201d]+)\u201d|«([^«»]+)»')
@@ -67,7 +71,7 @@ class Number(NamedTuple):
 
 
 class Name(NamedTuple):
-    """A run of capitalised words and where it starts. `without_opener` lacks the word that opens the sentence, "" if none does."""
+    """A run of capitalised words and where it starts. `without_opener` lacks the word that opens the sentence, "" if none."""
 
     text: str
     start: int

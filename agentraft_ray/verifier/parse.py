@@ -42,9 +42,9 @@ class Unusable(NamedTuple):
 def parse_reply(reply: object) -> Judgement | Unusable:
     """The judgement in a reply, which may stand inside prose or a code fence. Never raises, and never repairs.
 
-    Unusable: no object with a "verdict" in it (also when it is cut off), more than one, a key twice, an unknown class, a confidence
-    that is missing, not a number, not finite or outside [0, 1], hint, reasoning or blame of another type than text or null. A PASS
-    also has to be the only thing in the reply that looks like a verdict, in strings and broken objects too.
+    Unusable: no object with a "verdict" in it (also when it is cut off), more than one, a key twice, an unknown class, a
+    confidence that is missing, not a number, not finite or outside [0, 1], a hint, reasoning or blame that is neither text nor
+    null. A PASS must also be the only thing in the reply that looks like a verdict, in strings and broken objects too.
     """
     if not isinstance(reply, str):
         return Unusable(f"the reply is {type(reply).__name__}, not text", malformed=False)

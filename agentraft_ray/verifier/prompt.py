@@ -39,12 +39,12 @@ best:
 
 Answer with exactly one JSON object and nothing else:
 {{"verdict": "PASS" or a class, "confidence": a number from 0 to 1, "hint": what to do better, by class and place, without quoting
-the output, or null if it passes, "reasoning": one or two sentences, "blame": the name of the earlier step whose output is to blame,
-or null}}"""
+the output, or null if it passes, "reasoning": one or two sentences, "blame": the name of the earlier step whose output is to
+blame, or null}}"""
 
 
 def user_prompt(request: VerifyInput, window: str, number: int, count: int) -> tuple[str, str]:
-    """The message for window `number` (from 1) of `count`, and what of the context had to be left out of it ("" if nothing)."""
+    """The message for window `number` (from 1) of `count`, and what of the context is left out of it ("" if nothing)."""
     inputs, earlier, left_out = _context(request)
     goal = request.step.goal or f"(none given; the step is named {request.step.name})"
     fence = _Fence([request.task.goal, goal, inputs, *(text for _, text in earlier), window])
@@ -58,15 +58,15 @@ def user_prompt(request: VerifyInput, window: str, number: int, count: int) -> t
         parts.append(f"Left out above: {left_out}. Don't call something unsupported only because its support may stand there.")
     if count > 1:
         parts.append(
-            f"The output is long; this is part {number} of {count}, and the parts overlap. Judge this part: what it lacks may stand in"
-            " another part."
+            f"The output is long; this is part {number} of {count}, and the parts overlap. Judge this part: what it lacks may"
+            " stand in another part."
         )
     parts.append(fence.block("OUTPUT TO JUDGE", window))
     return "\n\n".join(parts), left_out
 
 
 def _context(request: VerifyInput) -> tuple[str, list[tuple[str, str]], str]:
-    """(inputs, [(step, earlier output)], what is left out). Nearest outputs get room first; older ones are not even loaded."""
+    """(inputs, [(step, earlier output)], what is left out). Nearest outputs get room first; older ones are not loaded."""
     inputs, room, cut = _fit(render(request.task.inputs), CONTEXT_CHARS_MAX)
     earlier: list[tuple[str, str]] = []
     for step, output in reversed(request.history):

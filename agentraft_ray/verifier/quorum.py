@@ -36,10 +36,10 @@ class QuorumVerifier(Verifier):
     - ``rule="ahead_by"``: asked one after the other until passes lead rejections by `k` or the other way round (default 2; Wald's
       sequential test). List a verifier several times to let it vote several times.
 
-    Faults and abstentions are no votes, and without the passes that the rule needs there is no pass: the answer is then a fault (if
-    a member faulted) or an abstention. A rejection has the class that most rejecting members gave, the earlier listed one where
-    they tie, with the hint and blame of the first of those. Costs are summed; of a cancelled member that uses a model the price is
-    unknown (`usd` is None).
+    Faults and abstentions are no votes, and without the passes that the rule needs there is no pass: the answer is then a fault
+    (if a member faulted) or an abstention. A rejection has the class that most rejecting members gave, the earlier listed one
+    where they tie, with the hint and blame of the first of those. Costs are summed; of a cancelled member that uses a model the
+    price is unknown (`usd` is None).
 
     Raises InvalidConfig for no members or a `k` that cannot be reached.
     """

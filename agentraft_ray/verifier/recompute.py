@@ -31,9 +31,9 @@ class RecomputeVerifier(Verifier):
     """Rejects as CONTRADICTION an output that differs from ``fn(request)`` (sync or async), and says where.
 
     `equal(expected, output)` decides; by default data is compared place by place, numbers by value (floats up to 1e-9 of their
-    size), and a bool is not a number. The hint names places and never the expected value. `fn` may return NOT_COMPUTABLE, then the
-    verifier abstains. An exception in `fn` comes through, which the runtime takes as a fault. `blocking=True` runs a sync `fn` in
-    a thread. Change `version` when the function changes its meaning.
+    size), and a bool is not a number. The hint names places and never the expected value. `fn` may return NOT_COMPUTABLE, then
+    the verifier abstains. An exception in `fn` comes through, which the runtime takes as a fault. `blocking=True` runs a sync
+    `fn` in a thread. Change `version` when the function changes its meaning.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ def _same(left: Any, right: Any) -> bool:
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
     if (isinstance(left, float) and isinstance(right, (int, float))) or (isinstance(right, float) and isinstance(left, int)):
-        return left == right or (left != left and right != right) or _close(left, right)
+        return left == right or (math.isnan(left) and math.isnan(right)) or _close(left, right)
     return bool(left == right)
 
 

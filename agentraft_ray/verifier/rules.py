@@ -1,4 +1,4 @@
-"""L1: fixed rules about the bare form of an output. On the hot path of every step, so a passing verdict is made once and shared."""
+"""L1: fixed rules about the bare form of an output. On the hot path of every step, so one passing verdict is shared."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def error_signature(text: str) -> str | None:
 class RulesVerifier(Verifier):
     """Rejects empty, failed, too short, too long outputs, and those without a required keyword; everything else passes.
 
-    Empty (None, blank text, an empty container), an error signature and a missing keyword are INCOMPLETE, too long is SCOPE_CREEP.
-    Lengths are in characters of the text, or of the JSON of data; numbers and booleans have none. Keywords match without case.
-    Raises InvalidConfig for limits that contradict each other.
+    Empty (None, blank text, an empty container), an error signature and a missing keyword are INCOMPLETE, too long is
+    SCOPE_CREEP. Lengths are in characters of the text, or of the JSON of data; numbers and booleans have none. Keywords match
+    without case. Raises InvalidConfig for limits that contradict each other.
 
     >>> import asyncio; from agentraft_ray import Step, Task
     >>> request = VerifyInput(Task("greet"), Step("a", print), "ValueError: no name")
@@ -124,7 +124,7 @@ class RulesVerifier(Verifier):
         if self._max_length is not None and len(text) > self._max_length:
             return VerificationResult.fail(
                 ErrorType.SCOPE_CREEP,
-                hint=f"The output is too long: it may have at most {self._max_length} characters. Keep to what the step asks for.",
+                hint=f"The output is too long: at most {self._max_length} characters. Keep to what the step asks for.",
                 reasoning=f"{len(text)} characters, more than {self._max_length}",
                 verifier=self.name,
             )

@@ -1,4 +1,4 @@
-"""Form: an output has the shape that a JSON Schema, a pydantic model or a Python type describes. Nothing is coerced or repaired."""
+"""Form: an output has the shape that a JSON Schema, a pydantic model or a Python type describes. Nothing is coerced."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class SchemaVerifier(Verifier):
 
     `schema` is a JSON Schema (a dict; needs the `schema` extra), a pydantic model, or any type that msgspec understands
     (dataclass, TypedDict, Struct, ``list[int]``). Types are taken strictly: ``"15"`` is no number. Where the form is not a text,
-    a text output is read as JSON, whole and without repair. The verdict says where: ``minutes: Expected int, got str``.
+    a text output is read as JSON, whole and without repair. The verdict says where: ``minutes: Expected `int`, got `str```. Empty
+    lists and objects pass where the form allows them.
 
     Raises InvalidConfig for a schema that is none, or when the package that reads it is not installed.
     """
@@ -104,8 +105,8 @@ def _describes_structure(schema: Mapping[str, Any]) -> bool:
 
 def _json_schema(schema: dict[str, Any]) -> Callable[[Any], list[_Flaw]]:
     try:
-        import jsonschema
-        import referencing.jsonschema
+        import jsonschema  # noqa: PLC0415 - an extra
+        from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
     except ImportError:
         raise InvalidConfig("a JSON Schema needs the jsonschema package: pip install 'agentraft-ray[schema]'") from None
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
@@ -114,7 +115,7 @@ def _json_schema(schema: dict[str, Any]) -> Callable[[Any], list[_Flaw]]:
     except jsonschema.SchemaError as problem:
         raise InvalidConfig(f"this is no JSON Schema: {problem.message}") from None
     # An explicit registry: the default one would fetch an unknown $ref over the network.
-    validator = kind(schema, registry=referencing.jsonschema.SPECIFICATIONS, format_checker=jsonschema.FormatChecker())
+    validator = kind(schema, registry=REGISTRY, format_checker=jsonschema.FormatChecker())
 
     def flaws(data: Any) -> list[_Flaw]:
         errors = sorted(validator.iter_errors(data), key=lambda error: [str(part) for part in error.absolute_path])
@@ -133,7 +134,7 @@ def _said(error: Any) -> str:
 
 
 def _pydantic(model: Any) -> Callable[[Any], list[_Flaw]]:
-    import pydantic
+    import pydantic  # noqa: PLC0415 - only for those who hand in a model of it
 
     def flaws(data: Any) -> list[_Flaw]:
         try:

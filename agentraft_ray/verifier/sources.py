@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable
 from decimal import Decimal
@@ -14,8 +15,8 @@ from agentraft_ray.verifier.mentions import WORD, Name, Number, bare, exact, num
 __all__ = ["Sources"]
 
 _NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-    " twenty"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+    "nineteen twenty"
 ).split()
 _NAME_GAP_WORDS = 2  # "Jane Smith" may stand as "Jane Mary Smith" or "Smith, Dr Jane"
 
@@ -79,9 +80,7 @@ class Sources:
     @cached_property
     def _values(self) -> frozenset[Decimal]:
         values = {reading for number in numbers(self._text, list_marks=True) for reading in number.readings | _value_of(number)}
-        values.update(
-            exact(leaf) for leaf in self._leaves if isinstance(leaf, (int, float)) and not isinstance(leaf, bool) and leaf == leaf
-        )
+        values.update(exact(leaf) for leaf in self._leaves if isinstance(leaf, (int, float)) and math.isfinite(leaf))
         values.update(Decimal(value) for value, word in enumerate(_NUMBER_WORDS) if word in self._places)
         return frozenset(values)
 

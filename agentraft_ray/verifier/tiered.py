@@ -28,9 +28,9 @@ class TieredVerifier(Verifier):
     `borderline_below` goes on to the next tier there is, whose verdict then stands; the last tier's stands as it is.
     `VerificationResult.verifier` names who decided, the cost is that of all that were asked.
 
-    A tier that cannot answer (a fault, an abstention) hands on to the next one; where there is none, that is the answer: no pass,
-    and not billed to the agent. `on_fault="l1"` lets the last verdict below stand instead, but never for HIGH, which fails closed.
-    A fault of L1 ends it for every step. Without L2 and L3 every step ends at L1.
+    A tier that cannot answer (a fault, an abstention) hands on to the next one; where there is none, that is the answer: no
+    pass, and not billed to the agent. `on_fault="l1"` lets the last verdict below stand instead, but never for HIGH, which fails
+    closed. A fault of L1 ends it for every step. Without L2 and L3 every step ends at L1.
     """
 
     def __init__(

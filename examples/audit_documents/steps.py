@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -109,8 +110,9 @@ def publish(ctx: StepContext) -> Published:
 
 
 def class_of(hint: str | None) -> ErrorType:
-    """The class of a typed hint: every hint begins with the correction text of its class. NONE where there is no hint."""
-    return next((kind for kind, text in CORRECTION_HINTS.items() if hint and hint.startswith(text)), ErrorType.NONE)
+    """The class of a typed hint, by which correction text it opens with. NONE where there is no hint."""
+    opening = _opening(hint or "")
+    return next((kind for kind, text in CORRECTION_HINTS.items() if _opening(text) == opening), ErrorType.NONE)
 
 
 def shard_of(survey: Survey, shard: int, shards: int) -> list[Listed]:
@@ -130,6 +132,10 @@ def read_text(path: str) -> str | None:
     if data is None or corpus.is_binary(data) or len(data) > corpus.DOCUMENT_BYTES_MAX:
         return None
     return corpus.decode(data, tolerant=True)
+
+
+def _opening(hint: str) -> str:
+    return re.split(r"[.:]", hint, maxsplit=1)[0]
 
 
 def _facts(listed: Listed, *, tolerant: bool) -> Facts:

@@ -1,4 +1,4 @@
-"""The network side of judging models, one module per provider: one `complete` function over the official SDK, imported when called.
+"""The network side of judging models: per provider one module with one `complete` function over the official SDK, imported late.
 
 Zero retries and explicit time-outs everywhere: the coordinator is the one owner of retries.
 """
@@ -107,14 +107,14 @@ def accepts_temperature(model: str) -> bool:
 async def complete(provider: str, config: ProviderConfig, system: str, user: str) -> Completion:
     """One call of the provider's model.
 
-    Raises VerifierUnavailable when the package is missing, InvalidConfig for an unknown provider; what the SDK raises comes through.
+    Raises VerifierUnavailable when the package is missing, InvalidConfig for an unknown provider, and what the SDK raises.
     """
     known = PROVIDERS.get(provider)
     if known is None:
         raise InvalidConfig(f"unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}, or pass complete_fn=")
     if not known.is_installed():
         raise VerifierUnavailable(
-            f"the {provider} verifier needs the package {known.package}: {known.install_hint()}, or pass complete_fn=",
+            f"the {provider} verifier needs {known.package}: {known.install_hint()}, or pass complete_fn=",
             provider=provider,
         )
     adapter = importlib.import_module(f"{__name__}.{known.module}")

@@ -18,8 +18,8 @@ async def complete(config: ProviderConfig, system: str, user: str) -> Completion
 
 
 def _converse(config: ProviderConfig, system: str, user: str) -> Completion:
-    import boto3
-    from botocore.config import Config
+    import boto3  # noqa: PLC0415 - an extra
+    from botocore.config import Config  # noqa: PLC0415 - an extra
 
     session = boto3.session.Session(region_name=config.region)  # type: ignore[no-untyped-call,unused-ignore]
     client = session.client(

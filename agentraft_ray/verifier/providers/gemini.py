@@ -13,8 +13,8 @@ _SDK_SLACK_S = 5.0
 
 async def complete(config: ProviderConfig, system: str, user: str) -> Completion:
     """One call. Raises what the SDK raises, TimeoutError after `timeout_s`."""
-    from google import genai
-    from google.genai import types
+    from google import genai  # noqa: PLC0415 - an extra
+    from google.genai import types  # noqa: PLC0415 - an extra
 
     # The SDK reports its own short time-outs as a server error, so ours comes first. It counts in milliseconds.
     http = types.HttpOptions(
