@@ -223,9 +223,7 @@ def _check_models(pipeline: Pipeline, verifier: Verifier, require_model: bool) -
         warnings.warn(f"{what}; their certificates say so", stacklevel=3)
 
 
-def _open_store(
-    store: CheckpointStore | str | Path | None, durability: str | None, limits: Limits
-) -> tuple[RunStore, Mirror | None]:
+def _open_store(store: CheckpointStore | str | Path | None, durability: str | None, limits: Limits) -> tuple[RunStore, Mirror | None]:
     if store is None:
         store = os.environ.get("REDIS_URL") or "memory"
     if isinstance(store, RunStore):

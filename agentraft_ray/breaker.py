@@ -43,9 +43,7 @@ class CircuitBreaker:
     <BreakerState.HALF_OPEN: 'half_open'>
     """
 
-    def __init__(
-        self, *, failure_threshold: int = 5, cooldown_seconds: float = 30.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, *, failure_threshold: int = 5, cooldown_seconds: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
         if failure_threshold < 1:
             raise InvalidConfig(f"a breaker needs failure_threshold >= 1, not {failure_threshold}")
         if cooldown_seconds < 0:
@@ -123,9 +121,7 @@ class BreakerPolicy:
         if not 0 < self.failure_share <= 1:
             raise InvalidConfig(f"breaker policy: failure_share={self.failure_share} must be over 0 and at most 1")
         if not 0 < self.probe_ttl_s <= self.permit_ttl_s:
-            raise InvalidConfig(
-                f"breaker policy: need 0 < probe_ttl_s <= permit_ttl_s, not {self.probe_ttl_s} and {self.permit_ttl_s}"
-            )
+            raise InvalidConfig(f"breaker policy: need 0 < probe_ttl_s <= permit_ttl_s, not {self.probe_ttl_s} and {self.permit_ttl_s}")
 
     @property
     def window(self) -> int:
@@ -275,8 +271,7 @@ class ScopedBreakers:
         found.window.add(known[1], outcome == "failure", self.policy)
         if outcome == "success" or not found.window.is_cascade(self.policy):
             return None
-        self._trip(found, now_s)
-        return BreakerState.OPEN
+        return self._trip(permit.scope, now_s)
 
     def snapshot(self) -> dict[str, Any]:
         """All state as plain data (JSON or msgpack), for `restore`. The policy is not in it."""
@@ -317,18 +312,13 @@ class ScopedBreakers:
         if outcome == "released":
             return None
         if outcome == "failure":
-            self._trip(found, now_s)
-            return BreakerState.OPEN
+            return self._trip(permit.scope, now_s)
         self._scopes[permit.scope] = _Scope(self._next_generation())
         return BreakerState.CLOSED
 
-    def _trip(self, found: _Scope, now_s: float) -> None:
-        found.generation = self._next_generation()
-        found.tripped_at_s = now_s
-        found.probe = None
-        found.probes_lost = 0
-        found.granted.clear()
-        found.window = _Window()
+    def _trip(self, scope: str, now_s: float) -> BreakerState:
+        self._scopes[scope] = _Scope(self._next_generation(), tripped_at_s=now_s)
+        return BreakerState.OPEN
 
     def _counts(self, permit: Permit) -> bool:
         key = (permit.generation, permit.attempt_id)

@@ -20,7 +20,7 @@ class StepRun:
     `output` is decoded at each access, so that what a caller does to one copy reaches nobody else; None where nothing is committed.
     """
 
-    __slots__ = ("_load", "attempts", "cost", "elapsed_ms", "index", "name", "status", "verification")
+    __slots__ = ("_judged", "_load", "attempts", "cost", "elapsed_ms", "index", "name", "status")
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class StepRun:
         name: str,
         status: str,
         attempts: int,
-        verification: VerificationResult | None = None,
+        judged: Callable[[], VerificationResult] | None = None,
         elapsed_ms: float = 0.0,
         cost: Cost = FREE,
         load: Callable[[], Any] | None = None,
@@ -37,10 +37,15 @@ class StepRun:
         self.name = name
         self.status = status
         self.attempts = attempts
-        self.verification = verification
+        self._judged = judged
         self.elapsed_ms = elapsed_ms
         self.cost = cost
         self._load = load
+
+    @property
+    def verification(self) -> VerificationResult | None:
+        """The last verdict: the passing one of a committed step, the last rejection of a failed one."""
+        return self._judged() if self._judged is not None else None
 
     @property
     def output(self) -> Any:

@@ -31,7 +31,6 @@ NESTING_MAX = 200
 
 _PATH_CHARS_MAX = 200
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
-_BUILTIN = _SCALARS | {list, tuple, dict}
 _KEYS = frozenset({str, int})
 _WRITTEN_AS_VALUE = (str, int, float, bytes, bytearray, memoryview, enum.Enum)
 _WRITTEN_AS_TEXT = (dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal)
@@ -236,30 +235,27 @@ def _is_url(value: Any) -> bool:
 def _require_plain(value: Any) -> None:
     """Raises _NotPlain for what msgspec would write although it cannot come back: sets, odd keys, too deep nesting.
 
-    Goes down level by level so that the loops over the items run in C; the good case costs about what the encoding does.
+    Goes down level by level, so that scalars, which most values are, are looked at in C.
     """
-    level: list[Any] = [value]
+    level: Iterable[Any] = (value,)
     for _ in range(NESTING_MAX):
-        kinds = set(map(type, level))
-        if kinds <= _SCALARS:
+        if set(map(type, level)) <= _SCALARS:
             return
-        dicts: list[Any] = []
         inside: list[Iterable[Any]] = []
-        if dict in kinds:
-            dicts = [item for item in level if type(item) is dict]
-            inside.extend(map(dict.values, dicts))
-        if list in kinds or tuple in kinds:
-            inside.extend(item for item in level if type(item) is list or type(item) is tuple)
-        if not kinds <= _BUILTIN:
-            for item in level:
-                if type(item) not in _BUILTIN:
-                    inside.append([below for _, below in _parts(item)])
-                    if isinstance(item, dict):
-                        dicts.append(item)
-        odd = [kind for kind in set(map(type, chain.from_iterable(dicts))) - _KEYS if not issubclass(kind, (str, int))]
-        if odd:
+        keys: set[type] = set()
+        for item in level:
+            kind = type(item)
+            if kind in _SCALARS:
+                continue
+            if kind is list or kind is tuple:
+                inside.append(item)
+                continue
+            if isinstance(item, dict):
+                keys.update(map(type, item))
+            inside.append(item.values() if kind is dict else [below for _, below in _parts(item)])
+        if not (keys <= _KEYS or all(issubclass(kind, (str, int)) for kind in keys)):
             raise _NotPlain
-        level = list(chain.from_iterable(inside))
+        level = inside[0] if len(inside) == 1 else list(chain.from_iterable(inside))
     raise _NotPlain
 
 

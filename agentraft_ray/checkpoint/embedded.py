@@ -51,8 +51,7 @@ class EmbeddedServer:
     killed itself, the next `ensure` starts it again. A process that exits normally leaves by itself. Safe from any thread; calls
     block, so an event loop runs them in a thread.
 
-    >>> with EmbeddedServer(directory) as url:  # doctest: +SKIP
-    ...     client = redis.Redis.from_url(url)
+    As a context manager it gives the URL: ``with EmbeddedServer(directory) as url: ...``.
     """
 
     def __init__(self, directory: Path | str | None = None, *, start_s: float = 15.0, load_s: float = 600.0) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from redis.exceptions import RedisError
 
 from agentraft_ray.checkpoint.patience import Patience, Remedy, remedy_for, store_error
-from agentraft_ray.checkpoint.scripts import INDEX, TRANSITION, Keys, Op, sha1
-from agentraft_ray.checkpoint.wire import Reply, Wire
+from agentraft_ray.checkpoint.scripts import INDEX, TRANSITION, Keys, Op, frame, sha1
+from agentraft_ray.checkpoint.wire import Reply, Wire, pack
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import AgentRaftError
 
@@ -29,13 +28,13 @@ _MOVES_MAX = 256  # finished runs that wait for their move in the index
 class Write:
     """One item of a batch: what the script gets, its keys, and the future that the caller waits for."""
 
-    __slots__ = ("future", "item", "keys", "queued_at", "run_id", "size_bytes")
+    __slots__ = ("future", "item", "keys", "op", "queued_at", "run_id")
 
-    def __init__(self, run_id: str, item: list[Any], keys: tuple[str, ...], size_bytes: int) -> None:
+    def __init__(self, run_id: str, op: bytes, fields: Iterable[bytes], keys: tuple[str, ...]) -> None:
         self.run_id = run_id
-        self.item = item
+        self.op = op
+        self.item = frame((op, *fields))
         self.keys = keys
-        self.size_bytes = size_bytes
         self.future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.queued_at = time.monotonic()
 
@@ -56,10 +55,10 @@ class Parcel:
 
     def __init__(self, writes: list[Write], settings: tuple[int, ...]) -> None:
         keys = [key for write in writes for key in write.keys]
-        arguments = [argument for write in writes for argument in write.item]
+        items = b"".join([write.item for write in writes])
         self.anchor = keys[0]
         self.writes = writes
-        self.command = ("EVALSHA", sha1(TRANSITION), len(keys), *keys, *settings, len(writes), *arguments)
+        self.command = pack("EVALSHA", sha1(TRANSITION), len(keys), *keys, *settings, len(writes), items)
 
 
 class GroupCommit:
@@ -78,13 +77,13 @@ class GroupCommit:
         retention_ms = int(limits.retention_s * 1000)
         self._settings = (retention_ms, max(retention_ms, int(limits.idempotency_ttl_s * 1000), 1), limits.inbox_max)
 
-    async def submit(self, run_id: str, item: list[Any], keys: tuple[str, ...], size_bytes: int) -> Reply:
+    async def submit(self, run_id: str, op: bytes, fields: Iterable[bytes], keys: tuple[str, ...]) -> Reply:
         """Send one write with the next batch; the script's answer to it. Waits for room first: that is the back-pressure.
 
         Raises StoreUnavailable, StoreFull or StoreError; after the first two the outcome is unknown.
         """
         async with self._room:
-            write = Write(run_id, item, keys, size_bytes)
+            write = Write(run_id, op, fields, keys)
             self._queue.append(write)
             self._wake()
             return await write.future
@@ -122,7 +121,7 @@ class GroupCommit:
         batch: list[Write] = []
         room_bytes = self._limits.batch_bytes_max
         while self._queue and len(batch) < self._limits.batch_runs_max:
-            size = self._queue[0].size_bytes
+            size = len(self._queue[0].item)
             if batch and size > room_bytes:
                 break
             room_bytes -= size
@@ -132,7 +131,7 @@ class GroupCommit:
     async def _commit(self, batch: list[Write]) -> None:
         patience = Patience(self._url, self._limits.store_wait_s, batch[0].queued_at)
         parcels = self._parcels(batch)
-        opens = [part for write in batch if write.item[0] == Op.ADMIT for part in ("open", write.run_id)]
+        opens = [part for write in batch if write.op == Op.ADMIT for part in ("open", write.run_id)]
         again = False
         while parcels:
             try:
@@ -189,7 +188,8 @@ class GroupCommit:
                 await self._wire.cure(remedy_for(error), (TRANSITION, INDEX))
 
     async def _index(self, moves: Sequence[str]) -> None:
-        command = ("EVALSHA", sha1(INDEX), 2, self._keys.open, self._keys.finished, INDEX_GRACE_S * 1_000_000, *moves)
+        grace = INDEX_GRACE_S * 1_000_000
+        command = pack("EVALSHA", sha1(INDEX), 2, self._keys.open, self._keys.finished, grace, *moves)
         reply = await self._wire.exchange(self._keys.open, command)
         if isinstance(reply, Exception):
             raise reply

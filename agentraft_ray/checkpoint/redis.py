@@ -23,8 +23,8 @@ from agentraft_ray.checkpoint.group_commit import GroupCommit
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from agentraft_ray.checkpoint.memory import inbox_full
 from agentraft_ray.checkpoint.patience import Patience
-from agentraft_ray.checkpoint.scripts import INDEX, KEEP_SAVED, SAVE, TRANSITION, Keys, Op, sha1
-from agentraft_ray.checkpoint.wire import Server, Wire
+from agentraft_ray.checkpoint.scripts import INDEX, KEEP_SAVED, SAVE, TRANSITION, Keys, Op, frame, frame_list, sha1
+from agentraft_ray.checkpoint.wire import Server, Wire, pack
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import ForeignKey, InvalidConfig, StoreError
 from agentraft_ray.identity import GENESIS, NO_OWNER, OwnerToken, check_run_id
@@ -33,7 +33,6 @@ __all__ = ["RedisCheckpointStore"]
 
 T = TypeVar("T")
 _RESERVED = 3  # connections that reads leave free: for the writer, the check of its durability, and leases
-_ENTRY_BYTES = 400  # of an entry besides its records and blobs, for the batch's limit
 _CHUNK = 500  # runs looked at in one round trip of a sweep
 _NOT_DONE = {kind.value: kind for kind in AnswerKind}
 
@@ -100,7 +99,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         await self._revive()
         here = await self._on_this_loop()
         for key in (self.keys.open, self.keys.finished):
-            kind = await self._ask_writer(here, key, ("TYPE", key))
+            kind = await self._ask_writer(here, key, pack("TYPE", key))
             if kind not in {b"none", b"zset"}:
                 raise ForeignKey(f"key {key!r} holds a {kind.decode()}, which is not ours; choose another prefix=", key=key)
 
@@ -146,9 +145,8 @@ class RedisCheckpointStore(LoggedCheckpointStore):
     ) -> Admission:
         """See `RunStore.admit`."""
         here = await self._on_this_loop()
-        item = [Op.ADMIT, admission, record, head, secrets.token_bytes(8), 2 * len(blobs), *_flat(blobs)]
-        size = len(record) + sum(len(data) for _, data in blobs)
-        reply = await here.writer.submit(run_id, item, self.keys.run(check_run_id(run_id)), size)
+        fields = [admission, record, head, secrets.token_bytes(8), *frame_list(_flat(blobs))]
+        reply = await here.writer.submit(run_id, Op.ADMIT, fields, self.keys.run(check_run_id(run_id)))
         meta = self._meta(run_id, reply)
         assert meta is not None
         if meta.status == "finished":
@@ -161,8 +159,8 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         leased = False
         if entry.claim is not None and entry.claim.owner not in {"", entry.token.owner}:
             leased = await self.lease_alive(entry.claim.owner)
-        item, keys, size = self._append_item(entry, leased)
-        reply = await here.writer.submit(entry.run_id, item, keys, size)
+        fields, keys = self._append_fields(entry, leased)
+        reply = await here.writer.submit(entry.run_id, Op.APPEND, fields, keys)
         if reply == 1:
             if entry.status == "finished":
                 here.writer.note("finish", entry.run_id)
@@ -174,24 +172,23 @@ class RedisCheckpointStore(LoggedCheckpointStore):
             raise StoreError(f"the store at {self._shown_url} refused an append to run {entry.run_id!r}: {reply[1].decode()}")
         return Answer(_NOT_DONE[word], _token(reply[1]), reply[2], reply[3] or GENESIS)
 
-    def _append_item(self, entry: AppendEntry, leased: bool) -> tuple[list[Any], tuple[str, ...], int]:
-        token = _token_text(entry.token)
-        expected = token if entry.claim is None else _token_text(entry.claim)
-        records, blobs, needs, taken = entry.records, entry.blobs, entry.needs_blobs, entry.taken
-        wide = bool(blobs or needs or taken) or entry.status == "finished"
-        item = [Op.APPEND, token, entry.append_id, entry.index, entry.head, entry.new_head, expected, int(leased), entry.status]
-        item += (len(records), *records, int(wide))
-        size = _ENTRY_BYTES + sum(map(len, records))
-        if not wide:
-            return item, self.keys.core(entry.run_id), size
-        item += (entry.outcome, 2 * len(blobs), *_flat(blobs), len(needs), *needs, len(taken), *taken)
-        return item, self.keys.run(entry.run_id), size + sum(len(data) for _, data in blobs)
+    def _append_fields(self, entry: AppendEntry, leased: bool) -> tuple[list[bytes], tuple[str, ...]]:
+        token = _packed(entry.token)
+        expected = token if entry.claim is None else _packed(entry.claim)
+        place = (b"%d" % entry.index, entry.head, entry.new_head, expected, b"1" if leased else b"0", entry.status.encode())
+        fields = [token, entry.append_id, *place, b"%d" % len(entry.records), *entry.records]
+        if not (entry.blobs or entry.needs_blobs or entry.taken or entry.status == "finished"):
+            fields.append(b"0")
+            return fields, self.keys.core(entry.run_id)
+        fields += (b"1", entry.outcome.encode(), *frame_list(_flat(entry.blobs)), *frame_list(entry.needs_blobs))
+        fields += frame_list([command_id.encode() for command_id in entry.taken])
+        return fields, self.keys.run(entry.run_id)
 
     async def push_command(self, run_id: str, command: Command) -> bool:
         """See `RunStore.push_command`."""
         here = await self._on_this_loop()
-        item = [Op.PUSH, command.id, command.body, secrets.token_bytes(8)]
-        reply = await here.writer.submit(run_id, item, self.keys.run(check_run_id(run_id)), len(command.body))
+        fields = (command.id.encode(), command.body, secrets.token_bytes(8))
+        reply = await here.writer.submit(run_id, Op.PUSH, fields, self.keys.run(check_run_id(run_id)))
         if isinstance(reply, list):
             if reply[0] == b"full":
                 raise inbox_full(run_id, self.limits.inbox_max)
@@ -201,7 +198,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
     async def delete_run(self, run_id: str) -> int:
         """See `RunStore.delete_run`."""
         here = await self._on_this_loop()
-        reply = await here.writer.submit(run_id, [Op.DELETE], self.keys.run(check_run_id(run_id)), 0)
+        reply = await here.writer.submit(run_id, Op.DELETE, (), self.keys.run(check_run_id(run_id)))
         if isinstance(reply, list):
             if reply[0] == b"unfinished":
                 raise StoreError(f"run {run_id!r} is {reply[1].decode()}, so its log stays; cancel it first", run_id=run_id)
@@ -213,7 +210,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
 
     async def meta(self, run_id: str) -> RunMeta | None:
         """See `RunStore.meta`."""
-        reply = await self._run_script(TRANSITION, self.keys.run(check_run_id(run_id)), (0, 0, 0, 1, Op.META))
+        reply = await self._run_script(TRANSITION, self.keys.run(check_run_id(run_id)), (0, 0, 0, 1, frame((Op.META,))))
         return self._meta(run_id, reply[0])
 
     def _meta(self, run_id: str, reply: list[Any]) -> RunMeta | None:
@@ -368,7 +365,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
 
         return await self._read(run, keys[0])
 
-    async def _ask_writer(self, here: _Loop, key: str, command: tuple[Any, ...]) -> Any:
+    async def _ask_writer(self, here: _Loop, key: str, command: bytes) -> Any:
         """Make a repeatable call over the connection that writes, which connects it and has its durability checked."""
         patience = Patience(self._shown_url, self.limits.store_wait_s)
         while True:
@@ -388,8 +385,8 @@ async def _closing(wire: Wire) -> AsyncGenerator[None, None]:
         await wire.close()
 
 
-def _token_text(token: OwnerToken) -> str:
-    return f"{token.epoch}:{token.owner}"
+def _packed(token: OwnerToken) -> bytes:
+    return f"{token.epoch}:{token.owner}".encode()
 
 
 def _token(packed: bytes) -> OwnerToken:

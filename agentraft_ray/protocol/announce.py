@@ -28,11 +28,7 @@ def announcements(state: RunState, record: Record, position: int) -> list[Announ
         case RunAdmitted():
             return [Announce("run_start", -1, 0, position, 0, at=record.at)]
         case OwnerClaimed():
-            return (
-                [Announce("run_claimed", -1, 0, position, 0, detail=f"epoch {record.epoch}", at=record.at)]
-                if position > 1
-                else []
-            )
+            return [Announce("run_claimed", -1, 0, position, 0, detail=f"epoch {record.epoch}", at=record.at)] if position > 1 else []
         case StepCommitted(certificate=certificate):
             return [Announce("step_committed", certificate.step, certificate.attempt, position, 0, certificate, at=record.at)]
         case AttemptRejected(certificate=certificate):
@@ -71,9 +67,7 @@ def announcements(state: RunState, record: Record, position: int) -> list[Announ
             return []
 
 
-def _after_failure(
-    state: RunState, step: int, attempt: int, hint: str, position: int, at: float, rejected: bool
-) -> list[Announce]:
+def _after_failure(state: RunState, step: int, attempt: int, hint: str, position: int, at: float, rejected: bool) -> list[Announce]:
     if state.exhausted(step) or step in state.accusations:
         return []
     told: list[Announce] = []

@@ -13,6 +13,8 @@ __all__ = ["WAITS_OUTSIDE", "Attempt", "Phase"]
 class Phase(Enum):
     """Where an attempt stands. The first six go on by themselves, the last four wait for something outside the run."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is slow Python, and phases key the table of decisions
+
     BACKOFF = "waits for its delay to pass"
     PERMIT = "has asked the breaker"
     RUNNING = "is with a worker"

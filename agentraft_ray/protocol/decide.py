@@ -131,7 +131,7 @@ def _dispatch(m: RunMachine, attempt: Attempt) -> None:
 
 
 def _send(m: RunMachine, attempt: Attempt, sample: int) -> None:
-    state, budget = m.state, m.policies.budget
+    budget = m.policies.budget
     if budget is not None:
         short = _over_budget(m)
         if short is not None:
@@ -204,9 +204,7 @@ def _count_votes(m: RunMachine, attempt: Attempt) -> None:
         return
     wanted = min(spec.ahead_by - lead, spec.samples_max - attempt.samples)
     if wanted <= 0:
-        _fail_attempt(
-            m, attempt, FailureCause.NO_MAJORITY, f"{attempt.samples} samples, no output was {spec.ahead_by} ahead", False
-        )
+        _fail_attempt(m, attempt, FailureCause.NO_MAJORITY, f"{attempt.samples} samples, no output was {spec.ahead_by} ahead", False)
         return
     for _ in range(wanted):
         if attempt.step in m.attempts:
@@ -442,10 +440,10 @@ def _denied(m: RunMachine, attempt: Attempt, event: PermitDenied) -> None:
 def take_tick(m: RunMachine) -> None:
     """Move on whatever is due."""
     budget = m.policies.budget
-    if budget is not None and budget.seconds is not None and m.state.parked is None:
-        if m.state.elapsed_s(m.now) >= budget.seconds:
-            _fail_budget(m, "seconds", budget.seconds)
-            return
+    limit_s = None if budget is None or m.state.parked is not None else budget.seconds
+    if limit_s is not None and m.state.elapsed_s(m.now) >= limit_s:
+        _fail_budget(m, "seconds", limit_s)
+        return
     for attempt in list(m.attempts.values()):
         if attempt.due is not None and attempt.due <= m.now and m.attempts.get(attempt.step) is attempt:
             _due(m, attempt)
@@ -494,9 +492,7 @@ def take_command(m: RunMachine, command: CommandReceived) -> None:
 
 def _take(m: RunMachine, command: CommandReceived, applied: bool) -> None:
     m.persist(
-        CommandTaken(
-            command.id, command.kind, command.step, command.lineage, command.output, command.by, command.note, applied, m.now
-        )
+        CommandTaken(command.id, command.kind, command.step, command.lineage, command.output, command.by, command.note, applied, m.now)
     )
 
 

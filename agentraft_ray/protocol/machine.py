@@ -2,6 +2,7 @@
 
     machine.feed(event, now)          # any number of times
     ready = machine.take_ready()      # None when there is nothing to do
+    machine.wake_at                   # when to feed a Tick at the latest, after whatever was fed
     append ready.records; if that is refused: drop this machine, claim the run, restore it from the log
     act on ready.commands             # only after the append
 
@@ -36,7 +37,7 @@ Seal = Callable[[str, int, bytes], bytes]
 """(run id, index, record bytes) -> stored bytes: encryption, or nothing."""
 
 
-def _plain(run_id: str, index: int, data: bytes) -> bytes:
+def _plain(run_id: str, index: int, data: bytes) -> bytes:  # noqa: ARG001
     return data
 
 
@@ -128,7 +129,6 @@ class RunMachine:
             status,
             state.finished.outcome if state.finished else "",
             tuple(self._commands),
-            self.wake_at,
         )
         self._base = (state.index, state.head)
         self._records, self._decided, self._commands = [], [], []

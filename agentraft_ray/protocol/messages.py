@@ -196,8 +196,7 @@ class Ready(msgspec.Struct, frozen=True):
 
     The log must have `index` records and the head hash `head`; it has `new_head` afterwards. If the append is refused, drop the
     machine and restore it from the log. `blobs` are (digest, data) of outputs that are not in their record,
-    `needs` the digests of blobs that earlier appends wrote. `decided` are the records as values. `wake_at` = when to
-    feed a `Tick` at the latest, None = not needed.
+    `needs` the digests of blobs that earlier appends wrote. `decided` are the records as values.
     """
 
     token: OwnerToken
@@ -212,4 +211,3 @@ class Ready(msgspec.Struct, frozen=True):
     status: str
     outcome: str
     commands: tuple[AnyCommand, ...]
-    wake_at: float | None

@@ -93,8 +93,7 @@ class Plan:
         self._children = _invert(spec.block)
         self._goals = tuple(digest(step.goal.encode()) for step in spec.block)
         self._judged_by = tuple(
-            digest_of_parts(spec.policies.verifier.encode(), step.criticality.encode(), step.output_schema.encode())
-            for step in spec.block
+            digest_of_parts(spec.policies.verifier.encode(), step.criticality.encode(), step.output_schema.encode()) for step in spec.block
         )
 
     @cached_property

@@ -254,6 +254,4 @@ def decode_record(data: bytes) -> Record:
     try:
         return _decoder.decode(data)
     except msgspec.MsgspecError as error:
-        raise LogCorrupted(
-            f"a record of {len(data)} bytes is not one of ours ({error}); the log was damaged or is newer"
-        ) from error
+        raise LogCorrupted(f"a record of {len(data)} bytes is not one of ours ({error}); the log was damaged or is newer") from error

@@ -98,6 +98,7 @@ class RunState:
 
     __slots__ = (
         "_digests",
+        "_inputs",
         "_positions",
         "_status",
         "_task_digest",
@@ -133,6 +134,7 @@ class RunState:
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
+        self._inputs: dict[int, bytes] = {}  # of ready steps, so that it is hashed once
         self.index = 0
         self.head = GENESIS
         self.token: OwnerToken = NO_OWNER
@@ -180,8 +182,12 @@ class RunState:
 
     def inputs_digest(self, step: int) -> bytes:
         """Digest of all that the step's output may depend on: the task and its parents' present outputs."""
-        digests = self._digests
-        return digest_of_parts(self._task_digest, *(bytes(digests[32 * p : 32 * p + 32]) for p in self.plan.parents(step)))
+        known = self._inputs.get(step)
+        if known is None:
+            known = digest_of_parts(self._task_digest, *map(self.output_digest, self.plan.parents(step)))
+            if step in self.ready:
+                self._inputs[step] = known
+        return known
 
     def parent_positions(self, step: int) -> tuple[int, ...]:
         positions = self._positions
@@ -283,9 +289,10 @@ class RunState:
         self._digests[32 * step : 32 * step + 32] = certificate.output
         self.committed += 1
         self.ready.discard(step)
+        self._inputs.pop(step, None)
         status = self._status
         for child in self.plan.children(step):
-            if not status[child] and all([status[parent] for parent in self.plan.parents(child)]):
+            if not status[child] and all(map(status.__getitem__, self.plan.parents(child))):
                 self.ready.add(child)
         self._progress(record.at)
 
@@ -365,6 +372,7 @@ class RunState:
             self.ready.discard(step)
             for forgotten in (self.accusations, self.proposed, self.approved):
                 forgotten.pop(step, None)
+        self._inputs.clear()
         gone = set(cone)
         for key in [key for key in self.reservations if key[0] in gone]:
             del self.reservations[key]
@@ -433,9 +441,7 @@ class RunState:
             self._refuse(f"step {step} is not ready to run")
         history = self.histories.get(step, _FRESH)
         if history.lineage != lineage or history.attempt != attempt:
-            self._refuse(
-                f"step {step}: lineage {lineage} attempt {attempt} is closed; {history.lineage}/{history.attempt} is the open one"
-            )
+            self._refuse(f"step {step}: lineage {lineage} attempt {attempt} is closed; {history.lineage}/{history.attempt} is the open one")
 
     def _check_subject(self, certificate: Certificate, output: bytes) -> None:
         step = certificate.step
@@ -455,7 +461,7 @@ class RunState:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunState) and all(
-            getattr(self, name, None) == getattr(other, name, None) for name in self.__slots__ if name != "plan"
+            getattr(self, name, None) == getattr(other, name, None) for name in self.__slots__ if name not in {"plan", "_inputs"}
         )
 
     __hash__ = None  # type: ignore[assignment]

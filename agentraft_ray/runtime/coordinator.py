@@ -47,9 +47,7 @@ class Coordinator:
     A coordinator may be used from one event loop after another. `close` (or ``async with``) drains what runs in the background.
     """
 
-    def __init__(
-        self, make_environment: Callable[[], Environment], on_event: EventHook | None = None, *, owns_store: bool = False
-    ) -> None:
+    def __init__(self, make_environment: Callable[[], Environment], on_event: EventHook | None = None, *, owns_store: bool = False) -> None:
         self._make_environment = make_environment
         self._on_event = on_event
         self._owns_store = owns_store
@@ -212,33 +210,32 @@ class Coordinator:
         rewound = ""
         sink = _EventSink(hook) if hook is not None else None
         try:
-            with environment.threads:
-                async with environment.owner:
-                    while True:
-                        if fresh is not None:
-                            meta, admitted = fresh
-                            fresh = None
-                        else:
-                            meta, admitted = await environment.logs.meta(run_id), None
-                            if meta.status == "finished":
-                                return await self._logged_result(environment, run_id, started)
-                            if run_id not in self._epochs:
-                                await self._refuse_changed(environment, run_id)
-                        remembered = self._epochs.get(run_id, 0)
-                        answer = await environment.logs.claim(run_id, environment.owner.id, meta, remembered, admitted)
-                        if answer.kind is not AnswerKind.APPENDED:
-                            if answer.kind is AnswerKind.FOREIGN:
-                                raise environment.logs.refuse_foreign(run_id)
-                            await asyncio.sleep(environment.limits.inbox_poll_s)  # its owner is at work; see what becomes of it
-                            continue
-                        self._epochs[run_id] = max(remembered, answer.token.epoch)
-                        try:
-                            result = await self._life(environment, run_id, admitted, started, sink, rewound)
-                        except OwnershipLost as lost:
-                            rewound = str(lost) if lost.fields.get("rewound") else ""
-                            continue
-                        if result.status != "waiting" or not await environment.store.inbox(run_id):
-                            return result
+            async with environment.owner:
+                while True:
+                    if fresh is not None:
+                        meta, admitted = fresh
+                        fresh = None
+                    else:
+                        meta, admitted = await environment.logs.meta(run_id), None
+                        if meta.status == "finished":
+                            return await self._logged_result(environment, run_id, started)
+                        if run_id not in self._epochs:
+                            await self._refuse_changed(environment, run_id)
+                    remembered = self._epochs.get(run_id, 0)
+                    answer = await environment.logs.claim(run_id, environment.owner.id, meta, remembered, admitted)
+                    if answer.kind is not AnswerKind.APPENDED:
+                        if answer.kind is AnswerKind.FOREIGN:
+                            raise environment.logs.refuse_foreign(run_id)
+                        await asyncio.sleep(environment.limits.inbox_poll_s)  # its owner is at work; see what becomes of it
+                        continue
+                    self._epochs[run_id] = max(remembered, answer.token.epoch)
+                    try:
+                        result = await self._life(environment, run_id, admitted, started, sink, rewound)
+                    except OwnershipLost as lost:
+                        rewound = str(lost) if lost.fields.get("rewound") else ""
+                        continue
+                    if result.status != "waiting" or not await environment.store.inbox(run_id):
+                        return result
         except StoreError as error:
             state = self._drivers[run_id].state if run_id in self._drivers else None
             return error_result(run_id, error, environment.plan.size, started, state)
@@ -389,7 +386,7 @@ class _EventSink:
     def put(self, event: Event) -> None:
         try:
             waiting = self._hook(event)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the boundary to the user's code
             _log.exception("the on_event hook failed on %s of run %s", event.type.value, event.task_id)
             return
         if inspect.isawaitable(waiting):
@@ -405,7 +402,7 @@ class _EventSink:
             await earlier
         try:
             await waiting
-        except Exception:
+        except Exception:  # noqa: BLE001 - the boundary to the user's code
             _log.exception("the on_event hook failed on %s of run %s", event.type.value, event.task_id)
 
 
@@ -415,5 +412,3 @@ def _task_record(task: Task) -> TaskRecord:
 
 def _task_of(state: RunState) -> Task:
     return Task(state.task.goal, decode_output(state.task.inputs), state.task.id)
-
-

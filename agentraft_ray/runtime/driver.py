@@ -62,12 +62,11 @@ class RunDriver:
         self.task = task
         self.commits = commits
         seal = environment.seal
-        self.outputs = RunOutputs(
-            state, environment.output_types, environment.store, seal, environment.limits.cached_outputs_bytes_max
-        )
+        self.outputs = RunOutputs(state, environment.output_types, environment.store, seal, environment.limits.cached_outputs_bytes_max)
         self._tell = tell
         self._machine = RunMachine(state, seal=seal.seal, listening=tell is not None)
         self._appending = False
+        self._commands_seen: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_call: dict[int, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -87,6 +86,7 @@ class RunDriver:
         """
         self._machine.start(time.time())
         for command in commands:
+            self._commands_seen.add(command.id)
             self._machine.feed(command_event(command), time.time())
         try:
             self._spawn(self._advance)  # in a task of its own: a step that is cancelled must not take this one with it
@@ -109,7 +109,8 @@ class RunDriver:
 
     def take(self, command: Command) -> None:
         """A command came in from outside."""
-        if not self._stopped.done():
+        if not self._stopped.done() and command.id not in self._commands_seen:
+            self._commands_seen.add(command.id)
             self._feed_and_go(command_event(command))
 
     # --- jobs --------------------------------------------------------------------------------------------------------------
@@ -173,9 +174,7 @@ class RunDriver:
     async def _append(self, ready: Ready) -> list[Job]:
         environment, run_id = self.environment, self.state.run_id
         seal = environment.seal
-        blobs = ready.blobs and tuple(
-            (name := seal.blob_name(digest), seal.seal_blob(run_id, name, data)) for digest, data in ready.blobs
-        )
+        blobs = ready.blobs and tuple((name := seal.blob_name(digest), seal.seal_blob(run_id, name, data)) for digest, data in ready.blobs)
         entry = AppendEntry(
             run_id,
             ready.token,
@@ -336,5 +335,3 @@ class RunDriver:
             self._stopped.cancel()
         for permit in self._machine.permits():
             self.environment.breakers.settle(permit, "released")
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +26,8 @@ from agentraft_ray.runtime.owner import Owner
 from agentraft_ray.runtime.steps import StepThreads
 from agentraft_ray.taxonomy import VerificationResult
 from agentraft_ray.verifier.base import Verifier
+
+_log = logging.getLogger("agentraft_ray")
 
 __all__ = ["Breakers", "Environment", "Mirror"]
 
@@ -65,6 +68,12 @@ class Mirror:
 
     async def follow(self, state: RunState, outputs: RunOutputs, records: tuple[Record, ...]) -> None:
         """Repeat commits and rollbacks that now stand in the log."""
+        try:
+            await self._repeat(state, outputs, records)
+        except Exception:  # noqa: BLE001 - the boundary to the user's code
+            _log.exception("the checkpoint store %s failed to mirror run %s", type(self._store).__name__, state.run_id)
+
+    async def _repeat(self, state: RunState, outputs: RunOutputs, records: tuple[Record, ...]) -> None:
         for record in records:
             if isinstance(record, StepCommitted):
                 certificate = record.certificate

@@ -12,8 +12,16 @@ from agentraft_ray.errors import FingerprintMismatch, ForeignKey, LogCorrupted, 
 from agentraft_ray.events import verdict_of
 from agentraft_ray.identity import NO_OWNER, OwnerToken, chain, digest_of_parts
 from agentraft_ray.protocol.plan import Plan
-from agentraft_ray.protocol.records import OwnerClaimed, Record, RunAdmitted, RunFinished, StepCommitted, TaskRecord
-from agentraft_ray.protocol.records import decode_record, encode_record
+from agentraft_ray.protocol.records import (
+    OwnerClaimed,
+    Record,
+    RunAdmitted,
+    RunFinished,
+    StepCommitted,
+    TaskRecord,
+    decode_record,
+    encode_record,
+)
 from agentraft_ray.protocol.state import RunState
 
 __all__ = ["RunLogs", "admission_digest", "checkpoints_of_log"]
@@ -67,9 +75,7 @@ class RunLogs:
         record = OwnerClaimed(token.epoch, token.owner, time.time())
         stored = self.seal.seal(run_id, meta.index, encode_record(record))
         head = chain(meta.head, stored)
-        answer = await self.store.append(
-            AppendEntry(run_id, token, head, meta.index, meta.head, (stored,), head, claim=meta.token)
-        )
+        answer = await self.store.append(AppendEntry(run_id, token, head, meta.index, meta.head, (stored,), head, claim=meta.token))
         if answer.kind is AnswerKind.APPENDED and admitted is not None:
             admitted.apply(record, stored)
         return answer
@@ -152,9 +158,7 @@ class RunLogs:
                 stored.append(data)
                 blobs += await self._copied_blob(origin.run_id, state.run_id, record)
             answer = await self.store.append(
-                AppendEntry(
-                    state.run_id, token, state.head, index, head, tuple(stored), state.head, claim=expected, blobs=tuple(blobs)
-                )
+                AppendEntry(state.run_id, token, state.head, index, head, tuple(stored), state.head, claim=expected, blobs=tuple(blobs))
             )
             if answer.kind is not AnswerKind.APPENDED:
                 raise RunIdConflict(f"run {state.run_id!r} was taken by another owner while it was forked", run_id=state.run_id)
@@ -174,9 +178,7 @@ class RunLogs:
         raise LogCorrupted(f"run {source}: a blob of its log is missing; it cannot be forked here", run_id=source, index=-1)
 
     def refuse_foreign(self, run_id: str) -> ForeignKey:
-        return ForeignKey(
-            f"a key of run {run_id!r} holds a value of another program; use another run id or store prefix", key=run_id
-        )
+        return ForeignKey(f"a key of run {run_id!r} holds a value of another program; use another run id or store prefix", key=run_id)
 
 
 def _cut(state: RunState, records: list[tuple[Record, bytes]], step: int) -> int:

@@ -113,7 +113,7 @@ def _step_run(state: RunState, outputs: RunOutputs, step: int, commit: tuple[Cer
             name,
             "committed",
             history.attempt + 1,
-            verdict_of(certificate),
+            partial(verdict_of, certificate),
             cost.seconds * 1000.0,
             cost,
             partial(outputs.value, step),
@@ -122,12 +122,11 @@ def _step_run(state: RunState, outputs: RunOutputs, step: int, commit: tuple[Cer
         return StepRun(step, name, "waiting", history.attempt + 1)
     if not history.attempt:
         return StepRun(step, name, "pending", 0)
-    verdict = None
+    judged = None
     if history.error_type:
-        verdict = VerificationResult.fail(
-            ErrorType(history.error_type), hint=history.hint, reasoning=history.message, verifier=history.judge
-        )
-    return StepRun(step, name, "failed", history.attempt, verdict)
+        error_type = ErrorType(history.error_type)
+        judged = partial(VerificationResult.fail, error_type, hint=history.hint, reasoning=history.message, verifier=history.judge)
+    return StepRun(step, name, "failed", history.attempt, judged)
 
 
 class _LoggedSteps(Sequence[StepRun]):

@@ -1,14 +1,15 @@
-"""Running step functions: async ones on the loop, sync ones in threads that end with the last run. What happened comes back as an event."""
+"""Running step functions: async ones on the loop, sync ones in threads of their own. What happened comes back as an event."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
+import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -22,36 +23,42 @@ __all__ = ["StepThreads", "run_step"]
 
 
 class StepThreads:
-    """A pool of threads for sync steps that exists only while runs do."""
+    """Threads for sync steps, one a call and at most `threads_max` at a time; each ends with its step.
+
+    They are daemons: a step that never returns is given up when its time is over, and cannot keep the process from ending.
+    """
 
     def __init__(self, threads_max: int) -> None:
-        self._threads_max = threads_max
-        self._pool: ThreadPoolExecutor | None = None
-        self._users = 0
-        self._busy = 0
-
-    def __enter__(self) -> StepThreads:
-        self._users += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._users -= 1
-        if self._users == 0 and self._pool is not None:
-            # A step that overran its time may still sit in a thread; waiting for it would hang the caller.
-            self._pool.shutdown(wait=self._busy == 0, cancel_futures=True)
-            self._pool = None
+        self._room = asyncio.Semaphore(threads_max)
 
     async def call(self, fn: Callable[[StepContext], Any], ctx: StepContext) -> Any:
-        """`fn(ctx)` in a thread, with the caller's context variables."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads_max, thread_name_prefix="agentraft-step")
-        self._busy += 1
-        future = self._pool.submit(contextvars.copy_context().run, fn, ctx)
-        future.add_done_callback(self._done)
-        return await asyncio.wrap_future(future)
+        """`fn(ctx)` in a thread, with the caller's context variables. Cancelling it abandons the thread."""
+        async with self._room:
+            loop = asyncio.get_running_loop()
+            done: asyncio.Future[Any] = loop.create_future()
+            work = partial(contextvars.copy_context().run, fn, ctx)
+            threading.Thread(target=_work, args=(work, loop, done), name=f"agentraft-step {ctx.step_name}", daemon=True).start()
+            return await done
 
-    def _done(self, _: object) -> None:
-        self._busy -= 1
+
+def _work(work: Callable[[], Any], loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any]) -> None:
+    try:
+        settle = partial(_settle, done, work(), None)
+    except BaseException as error:  # noqa: BLE001 - the boundary to the user's code; a thread has nobody else to tell
+        settle = partial(_settle, done, None, error)
+    with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits for an abandoned step
+        loop.call_soon_threadsafe(settle)
+
+
+def _settle(done: asyncio.Future[Any], output: Any, error: BaseException | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(output)
+    elif isinstance(error, Exception) and not isinstance(error, StopIteration):
+        done.set_exception(error)
+    else:  # what would end the event loop, were it raised there
+        done.set_exception(RuntimeError(f"the step raised {type(error).__name__}: {error}"))
 
 
 async def run_step(
@@ -66,14 +73,14 @@ async def run_step(
             output = await threads.call(fn, ctx)
             if inspect.isawaitable(output):
                 output = await output
-    except Exception as error:  # noqa: BLE001 - the boundary to the user's code
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary to the user's code
         return StepRaised(call, FailureCause.RAISED, _describe(error), _cost(ctx, started))
     try:
         data = encode_output(output)
     except OutputNotEncodable as error:
         return StepRaised(call, FailureCause.NOT_ENCODABLE, f"OutputNotEncodable: {error}", _cost(ctx, started))
     if len(data) > bytes_max:
-        message = f"PayloadTooLarge: the output is {len(data):,} bytes, over the limit of {bytes_max:,}; store it elsewhere and return a reference"
+        message = f"PayloadTooLarge: the output is {len(data):,} bytes, over {bytes_max:,}; store it elsewhere and return a reference"
         return StepRaised(call, FailureCause.TOO_LARGE, message, _cost(ctx, started), final=True)
     return StepReturned(call, data, _cost(ctx, started))
 
@@ -89,6 +96,6 @@ def _cost(ctx: StepContext, started: float) -> Cost:
     return Cost(used.tokens, used.usd, used.seconds + time.perf_counter() - started)
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     text = "".join(traceback.format_exception_only(error)).strip()
     return text[:2000]

@@ -25,7 +25,6 @@ from agentraft_ray.protocol.records import (
     RunParked,
     StepCommitted,
     SuspectCleared,
-    decode_record,
 )
 
 __all__ = ["Commit", "LogModel", "digest_of"]
@@ -50,6 +49,7 @@ class LogModel:
         self.run = run
         self.count = 0
         self.head = bytes(32)
+        self.first_head = b""
         self.owner: OwnerToken = NO_OWNER
         self.tokens: list[OwnerToken] = []
         self.commits: dict[int, Commit] = {}
@@ -72,7 +72,6 @@ class LogModel:
         self.finished: RunFinished | None = None
         self.rewinds = 0
         self.executions_forgiven = 0  # began under records that a failover lost
-        self.seals: list[bytes] = []
         self.plan: PlanSpec
         self.parents: list[tuple[int, ...]] = []
         self.task = b""
@@ -126,14 +125,12 @@ class LogModel:
 
     # --- reading -----------------------------------------------------------------------------------------------------------
 
-    def read(self, stored: bytes) -> Record:
-        """Take the next stored record in."""
-        record = decode_record(stored)
+    def take(self, record: Record, stored: bytes) -> None:
+        """Take the next record in."""
         self._take(record)
         self.head = hashlib.sha256(self.head + stored).digest()
-        self.seals.append(self.head)
+        self.first_head = self.first_head or self.head
         self.count += 1
-        return record
 
     def _take(self, record: Record) -> None:  # noqa: C901, PLR0912, PLR0915 - one flat match is the point
         if isinstance(record, RunParked):

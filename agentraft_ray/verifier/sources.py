@@ -29,9 +29,9 @@ class Sources:
         self._text = "\n".join(leaf if isinstance(leaf, str) else _text_of(leaf) for leaf in self._leaves)
 
     def has_number(self, number: Number) -> bool:
-        """Whether the value stands here; for what has no value (a code, a date) its very text, or for a date all its parts."""
+        """Whether the value stands here; for what has no value (a code, a time) its very text, for a date or range also all parts."""
         if number.value is None:
-            separable = not any(char.isalpha() or char == "." for char in number.text)
+            separable = not any(char.isalpha() or char in ".:" for char in number.text)  # dates, ranges, lists
             return self.has_phrase(number.text) or (separable and number.readings <= self._values)
         wanted = {number.value, abs(number.value) * -1 if number.value > 0 else number.value}
         if number.is_percentage:

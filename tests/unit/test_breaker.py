@@ -116,9 +116,14 @@ class Host:
     def report(self, run: str, outcome: Outcome) -> BreakerState | None:
         return self.end(self.permit(run), outcome)
 
+    def restart(self) -> None:
+        plain = self.breakers.snapshot()
+        self.breakers = ScopedBreakers(self.breakers.policy)
+        self.breakers.restore(json.loads(json.dumps(plain)))
+
     def trip(self) -> None:
-        while self.state is CLOSED:
-            self.report(f"run{self.attempts % 3}", "failure")
+        moved = [self.report(f"run{n % 3}", "failure") for n in range(self.breakers.policy.failure_threshold)]
+        assert moved[-1] is OPEN
 
     @property
     def state(self) -> BreakerState:
@@ -143,11 +148,9 @@ def test_one_run_or_two_never_open_a_scope_alone_and_the_third_does() -> None:
 
 def test_a_cascade_is_seen_through_interleaved_successes() -> None:
     host = Host()
-    reported = 0
-    while host.state is CLOSED:
-        host.report(f"run{reported % 7}", "failure" if reported % 2 else "success")
-        reported += 1
-    assert reported == host.breakers.policy.samples_min == 20
+    moved = [host.report(f"run{n % 7}", "failure" if n % 2 else "success") for n in range(host.breakers.policy.samples_min)]
+    assert len(moved) == 20
+    assert moved == [None] * 19 + [OPEN]
 
 
 def test_a_low_failure_share_never_opens_a_scope() -> None:
@@ -219,6 +222,7 @@ def test_a_released_probe_frees_the_slot_at_once_and_decides_nothing() -> None:
     host.now_s += 30
     first = host.permit(attempt="same")
     assert host.end(first, "released") is None
+    assert host.end(first, "success") is None
     second = host.permit(attempt="same")
     assert second.probe
     assert second.generation != first.generation
@@ -248,6 +252,7 @@ def test_a_step_slower_than_the_probe_is_waited_for_is_heard_in_the_end() -> Non
     for _ in range(10):
         probe = host.permit()
         host.now_s += 700
+        host.restart()
         if host.end(probe, "success") is CLOSED:
             return
     pytest.fail("the scope never closed")
@@ -267,6 +272,8 @@ def test_outcomes_of_permits_from_before_the_scope_opened_count_for_nothing() ->
     host = Host()
     early = [host.permit(f"run{n}") for n in range(4)]
     host.trip()
+    assert host.breakers.snapshot()["scopes"][SCOPE]["granted"] == []
+    assert host.breakers.snapshot()["scopes"][SCOPE]["generation"] > early[0].generation
     opened_at_s = host.now_s
     host.now_s += 10
     assert [host.end(early[0], "failure"), host.end(early[1], "success")] == [None, None]
@@ -371,9 +378,7 @@ class BreakerLaws(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.breakers = ScopedBreakers(
-            BreakerPolicy(failure_threshold=2, runs_min=2, cooldown_s=5.0, probe_ttl_s=4.0, permit_ttl_s=16)
-        )
+        self.breakers = ScopedBreakers(BreakerPolicy(failure_threshold=2, runs_min=2, cooldown_s=5.0, probe_ttl_s=4.0, permit_ttl_s=16))
         self.now_s = 0.0
         self.attempts = 0
         self.permits: list[Permit] = []
