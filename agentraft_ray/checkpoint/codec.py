@@ -15,6 +15,7 @@ import sys
 import types
 import typing
 import uuid
+from collections import abc
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -34,6 +35,7 @@ _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _KEYS = frozenset({str, int})
 _WRITTEN_AS_VALUE = (str, int, float, bytes, bytearray, memoryview, enum.Enum)
 _WRITTEN_AS_TEXT = (dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal)
+_CONTAINERS = {list, dict, tuple, abc.Sequence, abc.Mapping, types.UnionType, typing.Union}
 _LEAVES = _WRITTEN_AS_VALUE + _WRITTEN_AS_TEXT
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
@@ -91,6 +93,8 @@ def encode_output(value: Any) -> bytes:
 def decode_output(data: bytes, type: Any = None) -> Any:  # noqa: A002 - the word that msgspec and users know
     """The value that `data` was made of, always a fresh object; with `type` (see `output_type`), an instance of it.
 
+    Fields that `type` does not have (the step returned a subclass of what it says) are dropped.
+
     Raises:
         LogCorrupted: the bytes are not msgpack.
         OutputNotEncodable: the data does not fit `type`; `field` is the path to what does not.
@@ -128,7 +132,7 @@ def output_type(fn: Callable[..., Any]) -> Any:
         return None
     try:
         _reader(annotation)
-    except TypeError:
+    except (TypeError, NameError, RuntimeError):  # no type that msgspec or pydantic reads, or one with names that are not there
         return None
     return annotation
 
@@ -173,13 +177,12 @@ def _make_model(wanted: Any, data: Any) -> Any:
 
 
 def _names_a_model(annotation: Any) -> bool:
-    if inspect.isclass(annotation) and not typing.get_args(annotation):
-        return _is_model(annotation)
-    if inspect.isclass(typing.get_origin(annotation)) and _is_model(typing.get_origin(annotation)):
-        return True
-    if typing.get_origin(annotation) is typing.Literal:
-        return False
-    return any(map(_names_a_model, typing.get_args(annotation)))
+    """Whether a model is in it, reached through nothing but unions and containers that data can be."""
+    origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in _CONTAINERS:
+        return any(map(_names_a_model, inside))
+    kind = origin or annotation
+    return inspect.isclass(kind) and _is_model(kind)
 
 
 def _is_model(kind: type) -> bool:

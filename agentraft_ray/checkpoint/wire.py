@@ -25,7 +25,8 @@ Reply = Any
 
 def pack(*words: str | bytes | float) -> bytes:
     """A command as it goes over the wire; redis-py's own packing costs more than all the rest of an append."""
-    return pack_command(words)  # type: ignore[arg-type]  # its stub says a tuple of one
+    packed: bytes = pack_command(words)  # type: ignore[arg-type]  # its stub says a tuple of one
+    return packed
 
 
 class Server(Protocol):

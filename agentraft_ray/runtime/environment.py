@@ -76,14 +76,21 @@ class Mirror:
     async def _repeat(self, state: RunState, outputs: RunOutputs, records: tuple[Record, ...]) -> None:
         for record in records:
             if isinstance(record, StepCommitted):
-                certificate = record.certificate
-                step = certificate.step
-                output = outputs.decode(step, outputs.payload_data(record.output))
-                verdict = verdict_of(certificate).to_dict()
-                name = state.plan.name(step)
-                await self._store.save(Checkpoint(state.run_id, step, name, output, certificate.attempt, verdict, record.at))
+                await self._save(state, outputs, record)
             elif isinstance(record, RolledBack):
+                # The seed's call removes everything behind a step; what a rollback in a DAG leaves standing is saved again.
                 await self._store.rollback_to(state.run_id, record.suspect - 1)
+                for step in range(record.suspect, state.plan.size):
+                    if state.is_committed(step):
+                        await self._save(state, outputs, outputs.record_at(state.position(step)))
+
+    async def _save(self, state: RunState, outputs: RunOutputs, record: StepCommitted) -> None:
+        certificate = record.certificate
+        step = certificate.step
+        output = outputs.decode(step, outputs.payload_data(record.output))
+        verdict = verdict_of(certificate).to_dict()
+        name = state.plan.name(step)
+        await self._store.save(Checkpoint(state.run_id, step, name, output, certificate.attempt, verdict, record.at))
 
 
 @dataclass

@@ -6,6 +6,7 @@ Reads the store's bytes and the tally. The one exception is law 1, which compare
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from agentraft_ray.breaker import Permit
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry
@@ -94,6 +95,13 @@ class Checkers:
         log.rewinds = old.rewinds + (1 if len(records) < old.count else 0)
         began = len(self.tally.executed(run))
         log.executions_forgiven = max(old.executions_forgiven, began - log.started) if log.rewinds else 0
+
+    def decide(self, run: str, call: Callable[..., None], *args: object) -> None:
+        """Let a machine decide. A record that its own fold refuses, or an exception of any kind, is a violation."""
+        try:
+            call(*args)
+        except Exception as error:
+            raise Violation("a machine decides what its fold accepts", f"{run}: {type(error).__name__}: {error}") from error
 
     # --- law 1 -------------------------------------------------------------------------------------------------------------
 

