@@ -103,6 +103,7 @@ class EmbeddedServer:
             with self._door():
                 if self._users_fd is None:
                     self._users_fd = self._open_lock("users.lock")
+                    _joined.add(self)
                     _take(self._users_fd, fcntl.LOCK_SH, self._deadline(), f"the users' lock of {self.directory}")
                 try:
                     self._bring_up()
@@ -163,6 +164,7 @@ class EmbeddedServer:
         if self._users_fd is not None:
             os.close(self._users_fd)
             self._users_fd = None
+            _joined.discard(self)
 
     def _deadline(self) -> float:
         return time.monotonic() + self._start_s
@@ -268,10 +270,11 @@ class EmbeddedServer:
 # --- the process -----------------------------------------------------------------------------------------------------------
 
 _instances: weakref.WeakSet[EmbeddedServer] = weakref.WeakSet()
+_joined: set[EmbeddedServer] = set()  # holds on to them: one that nobody refers to any more must still be left at the end
 
 
 def _leave_all() -> None:
-    for server in list(_instances):
+    for server in list(_joined):
         with contextlib.suppress(StoreUnavailable, OSError):
             server.leave()
 
@@ -329,6 +332,4 @@ def _make_private(path: Path) -> None:
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise InvalidConfig(
-            f"{path} belongs to somebody else or is open to others; remove it, or set AGENTRAFT_HOME to a shorter path"
-        )
+        raise InvalidConfig(f"{path} belongs to somebody else or is open to others; remove it, or set AGENTRAFT_HOME to a shorter path")

@@ -47,9 +47,7 @@ class RunRow:
 
     def meta(self) -> RunMeta:
         """The run as the port shows it."""
-        return RunMeta(
-            self.token, len(self.records), self.head, self.status, self.admission, self.outcome, size_bytes=self.size_bytes
-        )
+        return RunMeta(self.token, len(self.records), self.head, self.status, self.admission, self.outcome, size_bytes=self.size_bytes)
 
 
 class Tombstone(NamedTuple):
@@ -79,9 +77,7 @@ class LogTable:
 
     # --- writing -------------------------------------------------------------------------------------------------------------
 
-    def admit(
-        self, run_id: str, admission: bytes, record: bytes, head: bytes, blobs: Sequence[tuple[bytes, bytes]] = ()
-    ) -> Admission:
+    def admit(self, run_id: str, admission: bytes, record: bytes, head: bytes, blobs: Sequence[tuple[bytes, bytes]] = ()) -> Admission:
         """Create the run with its first record unless it exists or has left a tombstone."""
         present = self.meta(run_id)
         if present is not None:

@@ -23,7 +23,7 @@ from agentraft_ray.checkpoint.group_commit import GroupCommit
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from agentraft_ray.checkpoint.memory import inbox_full
 from agentraft_ray.checkpoint.patience import Patience
-from agentraft_ray.checkpoint.scripts import INDEX, KEEP_SAVED, SAVE, TRANSITION, Keys, Op, frame, frame_list, sha1
+from agentraft_ray.checkpoint.scripts import DENIED, INDEX, KEEP_SAVED, SAVE, TRANSITION, Keys, Op, frame, frame_list, sha1
 from agentraft_ray.checkpoint.wire import Server, Wire, pack
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import ForeignKey, InvalidConfig, StoreError
@@ -95,13 +95,17 @@ class RedisCheckpointStore(LoggedCheckpointStore):
     # --- life ----------------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """See `RunStore.open`. Raises ForeignKey."""
+        """See `RunStore.open`. Raises ForeignKey, and StoreError where the user lacks a permission."""
         await self._revive()
         here = await self._on_this_loop()
         for key in (self.keys.open, self.keys.finished):
             kind = await self._ask_writer(here, key, pack("TYPE", key))
             if kind not in {b"none", b"zset"}:
                 raise ForeignKey(f"key {key!r} holds a {kind.decode()}, which is not ours; choose another prefix=", key=key)
+        denied = await self._run_script(DENIED, (self.keys.run("probe").log,), ())
+        if denied:
+            names = ", ".join(name.decode() for name in denied)
+            raise StoreError(f"the store's user at {self._shown_url} may not use {names}; grant them on {self.keys.prefix}:*")
 
     async def close(self) -> None:
         """See `RunStore.close`."""
@@ -159,6 +163,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         leased = False
         if entry.claim is not None and entry.claim.owner not in {"", entry.token.owner}:
             leased = await self.lease_alive(entry.claim.owner)
+        check_run_id(entry.run_id)
         fields, keys = self._append_fields(entry, leased)
         reply = await here.writer.submit(entry.run_id, Op.APPEND, fields, keys)
         if reply == 1:
@@ -263,6 +268,8 @@ class RedisCheckpointStore(LoggedCheckpointStore):
                 return call(client)
             except (RedisError, OSError) as error:
                 patience.bear_blocking(error, key)
+                if self._server is not None:
+                    self._server.ensure()
 
     async def inbox(self, run_id: str) -> list[Command]:
         """See `RunStore.inbox`."""

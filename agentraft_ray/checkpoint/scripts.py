@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
-__all__ = ["INDEX", "KEEP_SAVED", "SAVE", "TRANSITION", "Keys", "Op", "RunKeys", "frame", "frame_list", "sha1"]
+__all__ = ["DENIED", "INDEX", "KEEP_SAVED", "SAVE", "TRANSITION", "Keys", "Op", "RunKeys", "frame", "frame_list", "sha1"]
 
 _length = struct.Struct(">I").pack
 
@@ -332,6 +332,23 @@ for i = 2, #ARGV, 2 do
   now = now + 1
 end
 return 1
+"""
+
+# KEYS: any key of ours. The names of the commands that this user may not use on it: found at open, because a script that is
+# refused a command halfway has written the first half. Servers before 7.0 cannot be asked.
+DENIED = """
+local key, denied = KEYS[1], {}
+if not redis.acl_check_cmd then return denied end
+for _, words in ipairs({
+  {'TYPE', key}, {'EXISTS', key}, {'GET', key}, {'SET', key, '1', 'PX', '1'}, {'PEXPIRE', key, '1'}, {'UNLINK', key}, {'DEL', key},
+  {'HMGET', key, '1'}, {'HGET', key, '1'}, {'HSET', key, '1', '1'}, {'HSETNX', key, '1', '1'}, {'HDEL', key, '1'}, {'HLEN', key},
+  {'HGETALL', key}, {'HEXISTS', key, '1'}, {'LLEN', key}, {'LRANGE', key, '0', '1'}, {'LINDEX', key, '0'}, {'RPUSH', key, '1'},
+  {'LPOS', key, '1'}, {'ZADD', key, '1', '1'}, {'ZREM', key, '1'}, {'ZSCORE', key, '1'}, {'ZRANGE', key, '0', '1'},
+  {'ZRANGEBYSCORE', key, '0', '1'}, {'TIME'}
+}) do
+  if not redis.acl_check_cmd(unpack(words)) then denied[#denied + 1] = words[1] end
+end
+return denied
 """
 
 # KEYS: saved. ARGV: the entry, "<step index>:<nonce>:<json>"; the nonce keeps our own retry from saving twice.

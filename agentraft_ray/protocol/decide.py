@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["TABLE", "start_run", "take_command", "take_tick"]
 
 _HUMAN = "human:"
+_KINDS = frozenset({"approve", "deny", "cancel"})
 _REPEAT = VerificationResult.fail(ErrorType.GOAL_DRIFT, verifier="memory", reasoning="this very output was rejected before")
 
 
@@ -477,7 +478,7 @@ def take_command(m: RunMachine, command: CommandReceived) -> None:
     m.taken(command.id)
     known = command.id in m.state.commands
     attempt = m.attempts.get(command.step)
-    if known:
+    if known or command.kind not in _KINDS:
         _take(m, command, False)
     elif command.kind == "cancel":
         _take(m, command, True)

@@ -199,8 +199,12 @@ class RunMachine:
         """Nobody waits for the attempt's calls any more."""
         for number in attempt.calls:
             del self._calls[number]
-            if attempt.phase is not Phase.PERMIT:
-                self._commands.append(CancelAttempt(Call(self.token, number)))
+            call = Call(self.token, number)
+            waiting = len(self._commands)
+            self._commands = [command for command in self._commands if getattr(command, "call", None) != call]
+            # What was never sent needs no cancelling, and must not be sent after the append that closed it.
+            if len(self._commands) == waiting and attempt.phase is not Phase.PERMIT:
+                self._commands.append(CancelAttempt(call))
         attempt.calls.clear()
 
     def close(self, attempt: Attempt, outcome: str) -> None:
@@ -236,7 +240,7 @@ class RunMachine:
     def _book_late(self, event: AnyEvent) -> None:
         self.late = self.late + getattr(event, "cost", FREE)
         permit = getattr(event, "permit", None)
-        if permit is not None:
+        if permit is not None and permit not in self.permits():  # a grant that comes twice must not give away what is in use
             self._commands.append(ReleasePermit(permit, "released"))
 
     def _conclude(self) -> None:

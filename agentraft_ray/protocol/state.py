@@ -446,7 +446,8 @@ class RunState:
     def _check_subject(self, certificate: Certificate, output: bytes) -> None:
         step = certificate.step
         self._check_attempt(step, certificate.lineage, certificate.attempt)
-        if certificate.run != self.run_id:
+        copied = self.forked_from is not None and self.index < self.forked_from[1]  # names the run that it was made in
+        if certificate.run != self.run_id and not copied:
             self._refuse(f"the verdict is about run {certificate.run}")
         if certificate.output != output:
             self._refuse("the verdict is about another output")

@@ -290,7 +290,7 @@ class Coordinator:
                     break
 
     async def _refuse_changed(self, environment: Environment, run_id: str) -> None:
-        stored = (await environment.logs.fold(run_id)).plan
+        stored = await environment.logs.admitted_plan(run_id)
         if stored.fingerprint != environment.plan.fingerprint:
             changed = changed_between(stored, environment.plan)
             raise FingerprintMismatch(

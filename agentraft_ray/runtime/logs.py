@@ -11,7 +11,7 @@ from agentraft_ray.checkpoint.seal import PlainSeal, Seal
 from agentraft_ray.errors import FingerprintMismatch, ForeignKey, LogCorrupted, RunExpired, RunIdConflict, RunNotFound
 from agentraft_ray.events import verdict_of
 from agentraft_ray.identity import NO_OWNER, OwnerToken, chain, digest_of_parts
-from agentraft_ray.protocol.plan import Plan
+from agentraft_ray.protocol.plan import Plan, plan_of
 from agentraft_ray.protocol.records import (
     OwnerClaimed,
     Record,
@@ -86,6 +86,14 @@ class RunLogs:
         if meta is None:
             raise RunNotFound(f"no run {run_id!r} in this store; `submit` or `run` creates one", run_id=run_id)
         return meta
+
+    async def admitted_plan(self, run_id: str) -> Plan:
+        """The plan that a run was admitted with. Raises RunNotFound, LogCorrupted."""
+        stored = await self.store.read(run_id, 0, 1)
+        record = decode_record(self.seal.open(run_id, 0, stored[0])) if stored else None
+        if not isinstance(record, RunAdmitted):
+            raise RunNotFound(f"no log of run {run_id!r} in this store", run_id=run_id)
+        return plan_of(record.plan)
 
     async def records(self, run_id: str) -> list[tuple[Record, bytes]]:
         """All records of a run with their stored bytes. Raises LogCorrupted for what cannot be opened."""

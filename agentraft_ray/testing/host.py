@@ -151,8 +151,11 @@ class Host:
         if boot != self.boots:
             return
         world = self.world
+        was_late = self.is_late
         if world.store.renew_lease(self.owner, LEASE_S):
             self.renewed_at = world.now
+            if was_late:
+                self._let_go_of_what_was_taken()
         for life in list(self.lives.values()):
             self._resume_held(life)
             self._read_inbox(life)
@@ -163,6 +166,13 @@ class Host:
             self.pause()
         elif world.chance("drain"):
             self.drain()
+
+    def _let_go_of_what_was_taken(self) -> None:
+        """After a lapse of the lease: a step may be dispatched again without an append, so the store is asked who owns each run."""
+        for life in list(self.lives.values()):
+            meta = self.world.store.meta(life.run)
+            if meta is None or meta.token != life.machine.token:
+                self.drop(life)
 
     def _read_inbox(self, life: Life) -> None:
         if self.world.store.is_down or life.draining:
@@ -350,10 +360,6 @@ class Host:
     def _resume_held(self, life: Life) -> None:
         """The lease is fresh again: go on if the run is still ours."""
         if not life.held or self.is_late or self.world.store.is_down or self.lives.get(life.run) is not life:
-            return
-        meta = self.world.store.meta(life.run)
-        if meta is None or meta.token != life.machine.token:
-            self.drop(life)
             return
         held, life.held = tuple(life.held), []
         self._carry_out(life, held)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from agentraft_ray.checkpoint import AnswerKind, Command, RedisCheckpointStore
 from agentraft_ray.checkpoint.base import RunStore
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import DurabilityUnverified, StoreError, StoreFull, StoreUnavailable
-from agentraft_ray.identity import GENESIS, OwnerToken, chain
+from agentraft_ray.identity import OwnerToken
 from agentraft_ray.testing.store_conformance import Pen, StoreConformance, admitted, new_run_id, present
 from tests.store.servers import TestServer, binaries, running
 
@@ -46,8 +48,9 @@ async def test_a_server_that_stalls_past_the_timeout_gets_everything_once(server
     pens = [await admitted(store) for _ in range(5)]
     fresh, command = new_run_id(), Command("c", b"body")
     server.signal(signal.SIGSTOP)
-    calls = [asyncio.create_task(pen.write(b"one", b"two")) for pen in pens]
-    calls += [asyncio.create_task(store.admit(fresh, b"d", b"first", b"h")), asyncio.create_task(store.push_command(pens[0].run_id, command))]
+    calls: list[asyncio.Task[Any]] = [asyncio.create_task(pen.write(b"one", b"two")) for pen in pens]
+    calls.append(asyncio.create_task(store.admit(fresh, b"d", b"first", b"h")))
+    calls.append(asyncio.create_task(store.push_command(pens[0].run_id, command)))
     await asyncio.sleep(0.7)  # three time-outs of the client
     assert not any(call.done() for call in calls)
     server.signal(signal.SIGCONT)
@@ -151,6 +154,8 @@ async def test_a_user_without_the_right_is_told_at_once(server: TestServer) -> N
     store = RedisCheckpointStore(f"unix://weak:pw@{server.socket}", limits=Limits(store_wait_s=5))
     with pytest.raises(StoreError, match="permissions"):
         await store.admit(new_run_id(), b"d", b"first", b"h")
+    with pytest.raises(StoreError, match="may not use RPUSH; grant"):
+        await store.open()
     await store.close()
 
 
@@ -231,6 +236,15 @@ def cluster() -> Iterator[TestServer]:
         yield started
 
 
+class TestEmbeddedStore(StoreConformance):
+    @pytest.fixture(autouse=True)
+    def _on(self, tmp_path: Path) -> None:
+        self.directory = tmp_path
+
+    async def make_store(self) -> RunStore:
+        return RedisCheckpointStore.embedded(self.directory)
+
+
 class TestClusterStore(StoreConformance):
     @pytest.fixture(autouse=True)
     def _on(self, cluster: TestServer) -> None:
@@ -240,18 +254,15 @@ class TestClusterStore(StoreConformance):
         return RedisCheckpointStore(f"redis+cluster://127.0.0.1:{self.server.settings['port']}")
 
 
-async def test_an_embedded_server_that_was_killed_is_started_again(tmp_path: Any) -> None:
+async def test_an_embedded_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
     store = RedisCheckpointStore.embedded(tmp_path, limits=Limits(store_wait_s=20))
     await store.open()
     pen = await admitted(store)
     server = store._server
     assert server is not None
-    import os
-
     for number in range(2):
         os.kill(server.pid, signal.SIGKILL)  # type: ignore[attr-defined]
         assert (await pen.write(b"%d" % number)).kind is AnswerKind.APPENDED
     assert (await store.read(pen.run_id))[2:] == [b"0", b"1"]
     await store.close()
     assert server.pid is None  # type: ignore[attr-defined]
-    assert chain(GENESIS, b"") != GENESIS
