@@ -32,17 +32,17 @@ quick: $(READY) ## run the unit tests alone, in seconds
 	@$(BIN)/python -m pytest tests/unit -q $(ARGS)
 
 lint: $(READY) ## check style and formatting
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
 
 format: $(READY) ## repair what lint finds, where that is safe
-	@$(BIN)/ruff check --fix .
-	@$(BIN)/ruff format .
+	@$(BIN)/python -m ruff check --fix .
+	@$(BIN)/python -m ruff format .
 
 # mypy has skipped symlinked folders in silence, so the number of files that it saw is compared with the number that there are.
 types: $(READY) ## check types strictly, and that no file was skipped
 	@found=$$(find -L $(SOURCES) -name '*.py' | wc -l); \
-	printed=$$($(BIN)/mypy $(SOURCES)) || { echo "$$printed"; exit 1; }; \
+	printed=$$($(BIN)/python -m mypy $(SOURCES)) || { echo "$$printed"; exit 1; }; \
 	echo "$$printed"; \
 	case "$$printed" in *"no issues found in $$found source files"*) ;; *) echo "mypy did not see all $$found files" >&2; exit 1;; esac
 

@@ -103,12 +103,11 @@ def wrap(
     bounds = limits or settings.limits
     judge = verifier or settings.verifier or _default_verifier()
     _check_models(pipeline, judge, require_model)
-    own_breaker = failure_threshold is not _UNSET or cooldown_seconds is not _UNSET
     policy = BreakerPolicy(
         failure_threshold=5 if failure_threshold is _UNSET else failure_threshold,
         cooldown_s=30.0 if cooldown_seconds is _UNSET else cooldown_seconds,
     )
-    plain: CircuitBreaker | None = None if own_breaker else settings.breaker
+    plain = _plain_breaker(settings.breaker, failure_threshold, cooldown_seconds)
     seal: Seal = PlainSeal() if encryption_key is None else EncryptingSeal(encryption_key)
     plan = plan_of_pipeline(
         pipeline,
@@ -209,6 +208,16 @@ def _default_verifier() -> Verifier:
     from agentraft_ray.verifier.detection import detect  # noqa: PLC0415 - providers are looked for only where nobody chose one
 
     return TieredVerifier(l1=RulesVerifier(), l2=detect(os.environ))
+
+
+def _plain_breaker(given: CircuitBreaker | None, failure_threshold: int, cooldown_seconds: float) -> CircuitBreaker | None:
+    """The seed's breaker of the config, or one like it where a keyword overrides a setting of it."""
+    if given is None or (failure_threshold is _UNSET and cooldown_seconds is _UNSET):
+        return given
+    return CircuitBreaker(
+        failure_threshold=given.failure_threshold if failure_threshold is _UNSET else failure_threshold,
+        cooldown_seconds=given.cooldown_seconds if cooldown_seconds is _UNSET else cooldown_seconds,
+    )
 
 
 def _check_models(pipeline: Pipeline, verifier: Verifier, require_model: bool) -> None:

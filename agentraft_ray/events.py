@@ -60,6 +60,11 @@ class Event:
         return self.task_id
 
     @property
+    def timestamp(self) -> float:
+        """`at` under the name that users of the seed know."""
+        return self.at
+
+    @property
     def id(self) -> str | None:
         """``run:position:n`` of an event that derives from the log; None for one that is live only."""
         return f"{self.task_id}:{self.position}:{self.n}" if self.position >= 0 else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -125,6 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.document_workflow", description=__doc__.partition("\n")[0])
     parser.add_argument("--live", action="store_true", help="judge with the LLM verifier that the environment names")
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ✓ shows ? instead
     verifier: Verifier = MockVerifier({"draft_agent": [ErrorType.GOAL_DRIFT, ErrorType.NONE]})
     if options.live:
         try:

@@ -16,6 +16,7 @@ from agentraft_ray import ErrorType, StepContext, VerificationResult, VerifyInpu
 from examples.audit_documents.checks import audit_verifier
 from examples.audit_documents.licences import declared_ids, licence_ids
 from examples.audit_documents.pipeline import Audit, audit_of
+from examples.audit_documents.report import publish
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = (
@@ -30,9 +31,7 @@ def documents(tmp_path: Path) -> Path:
     folder = tmp_path / "documents"
     (folder / "notes").mkdir(parents=True)
     (folder / "plan.md").write_text(f"# Plan\n\nTotal budget: 1,200 EUR\n\n{LONG} See [the notes](notes/gone.md).\n")
-    (folder / "notes" / "budget.txt").write_bytes(
-        "Total budget: 1,250 EUR\n\nThe café costs 12% of all that we have.\n".encode("latin-1")
-    )
+    (folder / "notes" / "budget.txt").write_bytes("Total budget: 1,250 EUR\n\nThe café costs 12% of all that we have.\n".encode("latin-1"))
     (folder / "picture.bin").write_bytes(bytes(range(256)))
     return folder
 
@@ -42,13 +41,13 @@ def attempts_of(audit: Audit, *, spoil: dict[str, Any] | None = None) -> tuple[l
 
     `spoil` maps a step to a function that changes its output behind its back.
     """
-    verifier, outputs, verdicts = audit_verifier(), {}, []
+    verifier = audit_verifier()
+    outputs: dict[str, Any] = {}
+    verdicts: list[tuple[str, ErrorType]] = []
     for step in audit.pipeline.steps:
         hint = None
         for attempt in range(3):
-            output = step.fn(
-                StepContext(audit.task, dict(outputs), attempt, hint, audit.task.id, step.name, "key", f"key-{attempt}")
-            )
+            output = step.fn(StepContext(audit.task, dict(outputs), attempt, hint, audit.task.id, step.name))
             if spoil and step.name in spoil:
                 output = spoil[step.name](output)
             verdict: VerificationResult = asyncio.run(
@@ -136,9 +135,15 @@ def test_many_files_make_many_shards_of_bounded_size(tmp_path: Path) -> None:
     for number in range(600):
         (tmp_path / f"{number}.txt").write_text(f"On day {number} we sold {number * 37} boxes.")
     audit = audit_of(str(tmp_path), str(tmp_path / "out"))
-    assert [step.name for step in audit.pipeline.steps if step.name.startswith("extract")] == [
-        f"extract_{shard}" for shard in range(3 + 1)
-    ]
+    assert [step.name for step in audit.pipeline.steps if step.name.startswith("extract")] == [f"extract_{shard}" for shard in range(3 + 1)]
+
+
+def test_publishing_twice_changes_nothing_and_leaves_no_partial_file(tmp_path: Path) -> None:
+    path = Path(publish(str(tmp_path), "# Report\n", "key"))
+    written = path.stat()
+    assert publish(str(tmp_path), "# Report\n", "key") == str(path)
+    assert path.stat().st_mtime_ns == written.st_mtime_ns
+    assert [one.name for one in tmp_path.iterdir()] == ["report.md"]
 
 
 def test_licences_are_recognised_by_their_words() -> None:
@@ -186,7 +191,7 @@ def test_a_second_run_shows_the_first_and_fresh_makes_another(documents: Path, t
 
 @pytest.mark.slow
 @pytest.mark.server
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 130)])
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_stopped_in_the_middle_it_resumes_where_it_was(tmp_path: Path, how: signal.Signals, code: int) -> None:
     folder = tmp_path / "documents"
     folder.mkdir()
@@ -212,4 +217,7 @@ def test_wrong_usage_is_told_apart(tmp_path: Path) -> None:
     told = run_audit(tmp_path, "empty")
     assert told.returncode == 2
     assert "holds no files" in told.stderr
+    told = run_audit(tmp_path, str(ROOT / "examples"), "--store", "nonsense")
+    assert told.returncode == 2
+    assert "nonsense" in told.stderr
     assert "--fresh" in run_audit(tmp_path, "--help").stdout

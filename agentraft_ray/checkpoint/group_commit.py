@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 
 from redis.exceptions import RedisError
 
+from agentraft_ray.checkpoint.keys import Keys
 from agentraft_ray.checkpoint.patience import Patience, Remedy, remedy_for, store_error
-from agentraft_ray.checkpoint.scripts import INDEX, TRANSITION, Keys, Op, frame, sha1
+from agentraft_ray.checkpoint.scripts import INDEX, TRANSITION, Op, frame, sha1
 from agentraft_ray.checkpoint.wire import Reply, Wire, pack
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import AgentRaftError

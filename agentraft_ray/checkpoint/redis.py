@@ -5,47 +5,28 @@ Core commands and EVAL only. One object may be used from several event loops one
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
-
-from redis.exceptions import NoScriptError, RedisError
+from typing import Any, Self
 
 from agentraft_ray.checkpoint.base import Admission, Answer, AnswerKind, AppendEntry, Command, RunMeta
-from agentraft_ray.checkpoint.connect import connect, redact
-from agentraft_ray.checkpoint.durability import Barrier, parse_durability, verify_durability
+from agentraft_ray.checkpoint.calls import Address, ServerCalls
+from agentraft_ray.checkpoint.durability import parse_durability
 from agentraft_ray.checkpoint.embedded import EmbeddedServer
-from agentraft_ray.checkpoint.group_commit import GroupCommit
+from agentraft_ray.checkpoint.keys import Keys
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from agentraft_ray.checkpoint.memory import inbox_full
-from agentraft_ray.checkpoint.patience import Patience
-from agentraft_ray.checkpoint.scripts import DENIED, INDEX, KEEP_SAVED, SAVE, TRANSITION, Keys, Op, frame, frame_list, sha1
-from agentraft_ray.checkpoint.wire import Server, Wire, pack
+from agentraft_ray.checkpoint.scripts import DENIED, KEEP_SAVED, SAVE, TRANSITION, Op, frame, frame_list
+from agentraft_ray.checkpoint.wire import Server, pack
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import ForeignKey, InvalidConfig, StoreError
 from agentraft_ray.identity import GENESIS, NO_OWNER, OwnerToken, check_run_id
 
 __all__ = ["RedisCheckpointStore"]
 
-T = TypeVar("T")
-_RESERVED = 3  # connections that reads leave free: for the writer, the check of its durability, and leases
 _CHUNK = 500  # runs looked at in one round trip of a sweep
 _NOT_DONE = {kind.value: kind for kind in AnswerKind}
-
-
-@dataclass(slots=True)
-class _Loop:
-    """What the store holds on one event loop."""
-
-    wire: Wire
-    writer: GroupCommit
-    reads: asyncio.Semaphore
-    leases: asyncio.Semaphore
-    guard: AsyncGenerator[None, None]
 
 
 class RedisCheckpointStore(LoggedCheckpointStore):
@@ -70,21 +51,12 @@ class RedisCheckpointStore(LoggedCheckpointStore):
     ) -> None:
         if not prefix or any(char in prefix for char in "{}* \n"):
             raise InvalidConfig(f"store prefix {prefix!r} is not allowed: use a short word without braces, stars and blanks")
-        if max_connections <= _RESERVED:
-            raise InvalidConfig(f"max_connections={max_connections} is too few: one writes, one keeps leases, the rest read")
         self.url = url
         self.durability = durability
         self.limits = limits or Limits()
         self.keys = Keys(prefix)
-        self._shown_url = redact(url)
-        self._promise = parse_durability(durability)
-        self._max_connections = max_connections
-        self._timeout_s = timeout_s
-        self._server = server
-        self._options = options
-        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
-        self._blocking: Any = None
-        self._blocking_lock = threading.Lock()
+        address = Address(url, parse_durability(durability), max_connections, timeout_s, options, server)
+        self._calls = ServerCalls(address, self.keys, self.limits)
 
     @classmethod
     def embedded(cls, directory: Path | str | None = None, **options: Any) -> Self:
@@ -96,51 +68,19 @@ class RedisCheckpointStore(LoggedCheckpointStore):
 
     async def open(self) -> None:
         """See `RunStore.open`. Raises ForeignKey, and StoreError where the user lacks a permission."""
-        await self._revive()
-        here = await self._on_this_loop()
+        await self._calls.revive()
         for key in (self.keys.open, self.keys.finished):
-            kind = await self._ask_writer(here, key, pack("TYPE", key))
+            kind = await self._calls.ask_as_writer(key, pack("TYPE", key))
             if kind not in {b"none", b"zset"}:
                 raise ForeignKey(f"key {key!r} holds a {kind.decode()}, which is not ours; choose another prefix=", key=key)
-        denied = await self._run_script(DENIED, (self.keys.run("probe").log,), ())
+        denied = await self._calls.run_script(DENIED, (self.keys.run("probe").log,), ())
         if denied:
             names = ", ".join(name.decode() for name in denied)
-            raise StoreError(f"the store's user at {self._shown_url} may not use {names}; grant them on {self.keys.prefix}:*")
+            raise StoreError(f"the store's user at {self._calls.shown_url} may not use {names}; grant them on {self.keys.prefix}:*")
 
     async def close(self) -> None:
         """See `RunStore.close`."""
-        with self._blocking_lock:
-            client, self._blocking = self._blocking, None
-        if client is not None:
-            client.close()
-        here = self._loops.pop(asyncio.get_running_loop(), None)
-        if here is not None:
-            await here.writer.settled()
-            await here.guard.aclose()
-        if self._server is not None:
-            await asyncio.to_thread(self._server.leave)
-
-    async def _on_this_loop(self) -> _Loop:
-        loop = asyncio.get_running_loop()
-        here = self._loops.get(loop)
-        if here is not None:
-            return here
-        self._loops = {one: held for one, held in self._loops.items() if not one.is_closed()}
-        client = connect(self.url, max_connections=self._max_connections, timeout_s=self._timeout_s, **self._options)
-        wire = Wire(client, self._verify, self._revive)
-        writer = GroupCommit(wire, self.keys, self.limits, self._shown_url, int(min(2.0, self._timeout_s / 2) * 1000))
-        reads = asyncio.Semaphore(self._max_connections - _RESERVED)
-        here = self._loops[loop] = _Loop(wire, writer, reads, asyncio.Semaphore(1), _closing(wire))
-        # An event loop closes its asynchronous generators when it ends: a store that nobody closed lets go of its sockets then.
-        await anext(here.guard)
-        return here
-
-    async def _verify(self, client: Any) -> Barrier:
-        return await verify_durability(client, self._promise, can_wait=True)
-
-    async def _revive(self) -> None:
-        if self._server is not None:
-            await asyncio.to_thread(self._server.ensure)
+        await self._calls.close()
 
     # --- writing -------------------------------------------------------------------------------------------------------------
 
@@ -148,7 +88,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         self, run_id: str, admission: bytes, record: bytes, head: bytes, blobs: Sequence[tuple[bytes, bytes]] = ()
     ) -> Admission:
         """See `RunStore.admit`."""
-        here = await self._on_this_loop()
+        here = await self._calls.here()
         fields = [admission, record, head, secrets.token_bytes(8), *frame_list(_flat(blobs))]
         reply = await here.writer.submit(run_id, Op.ADMIT, fields, self.keys.run(check_run_id(run_id)))
         meta = self._meta(run_id, reply)
@@ -159,7 +99,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
 
     async def append(self, entry: AppendEntry) -> Answer:
         """See `RunStore.append`."""
-        here = await self._on_this_loop()
+        here = await self._calls.here()
         leased = False
         if entry.claim is not None and entry.claim.owner not in {"", entry.token.owner}:
             leased = await self.lease_alive(entry.claim.owner)
@@ -174,7 +114,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         if word == "foreign":
             return Answer(AnswerKind.FOREIGN, entry.token, entry.index, entry.head)
         if word == "error":
-            raise StoreError(f"the store at {self._shown_url} refused an append to run {entry.run_id!r}: {reply[1].decode()}")
+            raise StoreError(f"the store at {self._calls.shown_url} refused an append to run {entry.run_id!r}: {reply[1].decode()}")
         return Answer(_NOT_DONE[word], _token(reply[1]), reply[2], reply[3] or GENESIS)
 
     def _append_fields(self, entry: AppendEntry, leased: bool) -> tuple[list[bytes], tuple[str, ...]]:
@@ -191,7 +131,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
 
     async def push_command(self, run_id: str, command: Command) -> bool:
         """See `RunStore.push_command`."""
-        here = await self._on_this_loop()
+        here = await self._calls.here()
         fields = (command.id.encode(), command.body, secrets.token_bytes(8))
         reply = await here.writer.submit(run_id, Op.PUSH, fields, self.keys.run(check_run_id(run_id)))
         if isinstance(reply, list):
@@ -202,7 +142,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
 
     async def delete_run(self, run_id: str) -> int:
         """See `RunStore.delete_run`."""
-        here = await self._on_this_loop()
+        here = await self._calls.here()
         reply = await here.writer.submit(run_id, Op.DELETE, (), self.keys.run(check_run_id(run_id)))
         if isinstance(reply, list):
             if reply[0] == b"unfinished":
@@ -215,7 +155,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
 
     async def meta(self, run_id: str) -> RunMeta | None:
         """See `RunStore.meta`."""
-        reply = await self._run_script(TRANSITION, self.keys.run(check_run_id(run_id)), (0, 0, 0, 1, frame((Op.META,))))
+        reply = await self._calls.run_script(TRANSITION, self.keys.run(check_run_id(run_id)), (0, 0, 0, 1, frame((Op.META,))))
         return self._meta(run_id, reply[0])
 
     def _meta(self, run_id: str, reply: list[Any]) -> RunMeta | None:
@@ -230,60 +170,46 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         text = reply[1].decode()
         if reply[0] == b"foreign":
             return ForeignKey(f"key {text!r} holds a value of a type that is not ours; choose another prefix=", key=text)
-        return StoreError(f"the store at {self._shown_url} refused a write to run {run_id!r}: {text}; check its permissions")
+        return StoreError(f"the store at {self._calls.shown_url} refused a write to run {run_id!r}: {text}; check its permissions")
 
     async def read(self, run_id: str, start: int = 0, count: int | None = None) -> list[bytes]:
         """See `RunStore.read`."""
         if count == 0:
             return []
         key, last = self.keys.run(run_id).log, -1 if count is None else start + count - 1
-        return list(await self._read(lambda client: client.lrange(key, start, last), key))
+        return list(await self._calls.read(lambda client: client.lrange(key, start, last), key))
 
     async def blob(self, run_id: str, name: bytes) -> bytes | None:
         """See `RunStore.blob`."""
         key = self.keys.run(run_id).blobs
-        found: bytes | None = await self._read(lambda client: client.hget(key, name), key)
+        found: bytes | None = await self._calls.read(lambda client: client.hget(key, name), key)
         return found
 
     def read_blocking(self, run_id: str, index: int) -> bytes | None:
         """See `RunStore.read_blocking`."""
         key = self.keys.run(run_id).log
-        found: bytes | None = self._read_blocking(lambda client: client.lindex(key, index), key)
+        found: bytes | None = self._calls.read_blocking(lambda client: client.lindex(key, index), key)
         return found
 
     def blob_blocking(self, run_id: str, name: bytes) -> bytes | None:
         """See `RunStore.blob_blocking`."""
         key = self.keys.run(run_id).blobs
-        found: bytes | None = self._read_blocking(lambda client: client.hget(key, name), key)
+        found: bytes | None = self._calls.read_blocking(lambda client: client.hget(key, name), key)
         return found
-
-    def _read_blocking(self, call: Callable[[Any], T], key: str) -> T:
-        with self._blocking_lock:
-            if self._blocking is None:
-                self._blocking = connect(self.url, blocking=True, max_connections=4, timeout_s=self._timeout_s, **self._options)
-            client = self._blocking
-        patience = Patience(self._shown_url, self.limits.store_wait_s)
-        while True:
-            try:
-                return call(client)
-            except (RedisError, OSError) as error:
-                patience.bear_blocking(error, key)
-                if self._server is not None:
-                    self._server.ensure()
 
     async def inbox(self, run_id: str) -> list[Command]:
         """See `RunStore.inbox`."""
         key = self.keys.run(run_id).inbox
-        waiting = await self._read(lambda client: client.hgetall(key), key)
+        waiting = await self._calls.read(lambda client: client.hgetall(key), key)
         ordered = sorted((packed[:12], name, packed[12:]) for name, packed in waiting.items())
         return [Command(name.decode(), body) for _, name, body in ordered]
 
     async def open_runs(self) -> list[str]:
         """See `RunStore.open_runs`."""
-        here = await self._on_this_loop()
+        here = await self._calls.here()
         await here.writer.settled()
         found: list[str] = []
-        for names in _chunks(await self._read(lambda client: client.zrange(self.keys.open, 0, -1), self.keys.open)):
+        for names in _chunks(await self._calls.read(lambda client: client.zrange(self.keys.open, 0, -1), self.keys.open)):
             for run_id, status in zip(names, await self._statuses(names), strict=True):
                 if status is None:
                     here.writer.note("sweep", run_id)
@@ -295,13 +221,13 @@ class RedisCheckpointStore(LoggedCheckpointStore):
 
     async def finished_runs(self, older_than_s: float = 0) -> list[str]:
         """See `RunStore.finished_runs`."""
-        here = await self._on_this_loop()
+        here = await self._calls.here()
         await here.writer.settled()
-        seconds, micros = await self._read(lambda client: client.time(), "")
+        seconds, micros = await self._calls.read(lambda client: client.time(), "")
         before = seconds * 1_000_000 + micros - int(older_than_s * 1_000_000)
         key = self.keys.finished
         found: list[str] = []
-        for names in _chunks(await self._read(lambda client: client.zrangebyscore(key, "-inf", before), key)):
+        for names in _chunks(await self._calls.read(lambda client: client.zrangebyscore(key, "-inf", before), key)):
             for run_id, status in zip(names, await self._statuses(names), strict=True):
                 if status == b"finished":
                     found.append(run_id)
@@ -317,79 +243,38 @@ class RedisCheckpointStore(LoggedCheckpointStore):
             return list(await pipeline.execute(raise_on_error=False))
 
         # A foreign value at one run's key must not hide the others; that run shows its ForeignKey when it is asked for.
-        return [None if isinstance(one, Exception) else one for one in await self._read(ask, "")]
+        return [None if isinstance(one, Exception) else one for one in await self._calls.read(ask, "")]
 
     # --- leases --------------------------------------------------------------------------------------------------------------
 
     async def renew_lease(self, owner: str, ttl_s: float) -> None:
         """See `RunStore.renew_lease`."""
         key, ttl_ms = self.keys.lease(owner), max(1, int(ttl_s * 1000))
-        await self._read(lambda client: client.set(key, b"1", px=ttl_ms), key, lease=True)
+        await self._calls.read(lambda client: client.set(key, b"1", px=ttl_ms), key, lease=True)
 
     async def release_lease(self, owner: str) -> None:
         """See `RunStore.release_lease`."""
         key = self.keys.lease(owner)
-        await self._read(lambda client: client.delete(key), key, lease=True)
+        await self._calls.read(lambda client: client.delete(key), key, lease=True)
 
     async def lease_alive(self, owner: str) -> bool:
         """See `RunStore.lease_alive`."""
         key = self.keys.lease(owner)
-        return bool(await self._read(lambda client: client.exists(key), key))
+        return bool(await self._calls.read(lambda client: client.exists(key), key))
 
     # --- checkpoints saved by hand -------------------------------------------------------------------------------------------
 
     async def _save_text(self, task_id: str, step_index: int, text: bytes) -> None:
         entry = b"%d:%s:%s" % (step_index, secrets.token_hex(8).encode(), text)
-        await self._run_script(SAVE, (self.keys.saved(task_id),), (entry,))
+        await self._calls.run_script(SAVE, (self.keys.saved(task_id),), (entry,))
 
     async def _saved_texts(self, task_id: str) -> list[bytes]:
         key = self.keys.saved(task_id)
-        return [entry.split(b":", 2)[2] for entry in await self._read(lambda client: client.lrange(key, 0, -1), key)]
+        return [entry.split(b":", 2)[2] for entry in await self._calls.read(lambda client: client.lrange(key, 0, -1), key)]
 
     async def _keep_texts(self, task_id: str, step_index: int | None) -> None:
         last = "" if step_index is None else str(step_index)
-        await self._run_script(KEEP_SAVED, (self.keys.saved(task_id),), (last,))
-
-    # --- calls ---------------------------------------------------------------------------------------------------------------
-
-    async def _read(self, call: Callable[[Any], Awaitable[T]], key: str, *, lease: bool = False) -> T:
-        """Make a call that may be repeated. Bounded in number, so that there is always a connection for it."""
-        here = await self._on_this_loop()
-        patience = Patience(self._shown_url, self.limits.store_wait_s)
-        async with here.leases if lease else here.reads:
-            while True:
-                try:
-                    return await call(here.wire.client)
-                except (RedisError, OSError) as error:
-                    await here.wire.cure(await patience.bear(error, key), (TRANSITION, INDEX))
-
-    async def _run_script(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        async def run(client: Any) -> Any:
-            try:
-                return await client.evalsha(sha1(script), len(keys), *keys, *args)
-            except NoScriptError:
-                return await client.eval(script, len(keys), *keys, *args)
-
-        return await self._read(run, keys[0])
-
-    async def _ask_writer(self, here: _Loop, key: str, command: bytes) -> Any:
-        """Make a repeatable call over the connection that writes, which connects it and has its durability checked."""
-        patience = Patience(self._shown_url, self.limits.store_wait_s)
-        while True:
-            try:
-                reply = await here.wire.exchange(key, command)
-                if isinstance(reply, Exception):
-                    raise reply
-                return reply
-            except (RedisError, OSError) as error:
-                await here.wire.cure(await patience.bear(error, key))
-
-
-async def _closing(wire: Wire) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        await wire.close()
+        await self._calls.run_script(KEEP_SAVED, (self.keys.saved(task_id),), (last,))
 
 
 def _packed(token: OwnerToken) -> bytes:

@@ -1,4 +1,4 @@
-"""What a Redis server sees of us: the registry of keys and the scripts that run on it. No I/O here.
+"""The scripts that run on a Redis server, and the framing of what they are given. No I/O here.
 
 `TRANSITION` carries any number of writes to any number of runs of one slot in one execution. For each of them all checks come
 before its first write, because Lua does not roll back; a refused one neither stops nor undoes another; commands that can fail
@@ -11,9 +11,8 @@ import hashlib
 import struct
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import NamedTuple
 
-__all__ = ["DENIED", "INDEX", "KEEP_SAVED", "SAVE", "TRANSITION", "Keys", "Op", "RunKeys", "frame", "frame_list", "sha1"]
+__all__ = ["DENIED", "INDEX", "KEEP_SAVED", "SAVE", "TRANSITION", "Op", "frame", "frame_list", "sha1"]
 
 _length = struct.Struct(">I").pack
 
@@ -22,58 +21,6 @@ _length = struct.Struct(">I").pack
 def sha1(script: str) -> str:
     """The name under which a server caches `script`."""
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-
-
-class RunKeys(NamedTuple):
-    """The keys of one run, in the order in which the script gets them. All share the hash tag `{run_id}`."""
-
-    meta: str
-    log: str
-    tombstone: str
-    blobs: str
-    inbox: str
-    commands: str
-
-
-class Keys:
-    """Every key that we use, made here and nowhere else."""
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.open = f"{prefix}:{{runs}}:open"
-        self.finished = f"{prefix}:{{runs}}:finished"
-
-    def run(self, run_id: str) -> RunKeys:
-        """All keys of a run."""
-        stem = f"{self.prefix}:{{{run_id}}}:"
-        return RunKeys(stem + "meta", stem + "log", stem + "tombstone", stem + "blobs", stem + "inbox", stem + "commands")
-
-    def core(self, run_id: str) -> tuple[str, str, str]:
-        """The first three of `run`, which is all that most appends need."""
-        stem = f"{self.prefix}:{{{run_id}}}:"
-        return stem + "meta", stem + "log", stem + "tombstone"
-
-    def saved(self, task_id: str) -> str:
-        """Checkpoints of a task that were saved by hand."""
-        return f"{self.prefix}:{{{task_id}}}:saved"
-
-    def barrier(self, run_id: str) -> str:
-        """A write of no meaning that marks a place in the replication stream; it lives for a second."""
-        return f"{self.prefix}:{{{run_id}}}:barrier"
-
-    def lease(self, owner: str) -> str:
-        """The lease of a coordinator."""
-        return f"{self.prefix}:lease:{{{owner}}}"
-
-    def is_ours(self, key: str) -> bool:
-        """Whether a key is one that this registry can make."""
-        if key in {self.open, self.finished}:
-            return True
-        head, _, rest = key.partition(":{")
-        inside, _, suffix = rest.partition("}")
-        if head == f"{self.prefix}:lease":
-            return bool(inside) and not suffix
-        return head == self.prefix and bool(inside) and suffix[1:] in {*RunKeys._fields, "saved", "barrier"}
 
 
 class Op:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from agentraft_ray.errors import ErrorType
+from agentraft_ray.errors import CORRECTION_HINTS, ErrorType
 from agentraft_ray.identity import digest
 from agentraft_ray.protocol.attempt import Attempt, Phase
 from agentraft_ray.protocol.messages import (
@@ -48,7 +48,6 @@ __all__ = ["TABLE", "start_run", "take_command", "take_tick"]
 
 _HUMAN = "human:"
 _KINDS = frozenset({"approve", "deny", "cancel"})
-_REPEAT = VerificationResult.fail(ErrorType.GOAL_DRIFT, verifier="memory", reasoning="this very output was rejected before")
 
 
 # --- starting ----------------------------------------------------------------------------------------------------------------
@@ -248,7 +247,7 @@ def _judge(m: RunMachine, attempt: Attempt) -> None:
     if history.rejected:
         times = history.rejected.get((m.state.inputs_digest(attempt.step), attempt.payload.digest), 0)
         if times > 1:
-            _reject(m, attempt, _REPEAT)
+            _reject_repeat(m, attempt)
             return
         attempt.opinion = history.judge if times else ""
     m.announce("step_verifying", attempt.step, attempt.number)
@@ -266,7 +265,7 @@ def _judged(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
     m.close_call(attempt, event.call.number)
     result = event.result
     if result is None:  # no other mechanism for the repeated output
-        _reject(m, attempt, _REPEAT)
+        _reject_repeat(m, attempt)
         return
     attempt.cost = attempt.cost + event.cost
     match result.kind:
@@ -343,6 +342,15 @@ def _reject(m: RunMachine, attempt: Attempt, result: VerificationResult) -> None
         )
     )
     start_step(m, attempt.step)
+
+
+def _reject_repeat(m: RunMachine, attempt: Attempt) -> None:
+    """The same output on the same inputs again: what was wrong with it still is."""
+    history = m.state.history(attempt.step)
+    error_type = ErrorType(history.error_type or ErrorType.GOAL_DRIFT)
+    hint = f"The same output was rejected before; return another one. {CORRECTION_HINTS[error_type]}"
+    reasoning = "this very output was rejected before"
+    _reject(m, attempt, VerificationResult.fail(error_type, hint=hint, reasoning=reasoning, verifier="memory"))
 
 
 def _verifier_failed(m: RunMachine, attempt: Attempt, why: str) -> None:

@@ -364,7 +364,9 @@ class RunState:
                 cone.append(step)
             elif self.plan.is_chain:
                 break
-        self.histories.setdefault(suspect, StepHistory()).rejected[certificate.inputs, certificate.output] = 1
+        history = self.histories.setdefault(suspect, StepHistory())
+        history.rejected[certificate.inputs, certificate.output] = 1
+        history.judge, history.error_type = certificate.verifier, certificate.error_type
         for step in cone:
             self.histories.setdefault(step, StepHistory()).start_lineage(record.hint if step == suspect else None)
             self.committed -= self._status[step]
@@ -397,7 +399,8 @@ class RunState:
                 self.approved[record.step] = (record.lineage, record.output)
             else:
                 self.let_go.add((record.step, record.lineage))
-        self._progress(record.at)
+        if record.applied:  # what has no effect neither wakes a parked run nor clears it of being poisoned
+            self._progress(record.at)
 
     def _parked(self, record: RunParked) -> None:
         self._unpark(record.at)

@@ -26,6 +26,7 @@ class Checkers:
         self.tally = tally
         self.seen = seen
         self.logs: dict[str, LogModel] = {}
+        self.failovers = 0
         self._folds: dict[str, RunState] = {}
 
     # --- the store ---------------------------------------------------------------------------------------------------------
@@ -82,7 +83,7 @@ class Checkers:
         self.seen[type(record).__name__] += 1
 
     def lost_tail(self, run: str, records: list[bytes] | None) -> None:
-        """A failover took the end of the log away; what had begun under it is forgiven."""
+        """A failover: the log may have lost its end, and leases their renewals. What owners do who cannot know it is forgiven."""
         old = self.logs.pop(run)
         if records is None:
             del self._folds[run]
@@ -92,7 +93,10 @@ class Checkers:
             self.logs[run].take(decode_record(stored), stored)
         self._folds[run] = fold(run, records)
         log = self.logs[run]
-        log.rewinds = old.rewinds + (1 if len(records) < old.count else 0)
+        log.rewinds, log.doubtful = old.rewinds, old.doubtful
+        if len(records) < old.count:
+            log.rewinds += 1
+            log.doubtful = {*old.doubtful, *old.tokens}
         began = len(self.tally.executed(run))
         log.executions_forgiven = max(old.executions_forgiven, began - log.started) if log.rewinds else 0
 
@@ -116,8 +120,8 @@ class Checkers:
     def executing(self, new: Execution, excused: bool) -> None:
         """A worker begins. `excused` = its owner cannot know that it lost the run: its clock stood still."""
         log = self.logs.get(new.run)
-        if log is None or log.owner != new.token:
-            if not excused and (log is None or not log.rewinds):
+        if log is None or log.owner != new.token or new.token in log.doubtful:
+            if not excused and not self.failovers:
                 raise Violation("law 3: a stale owner starts nothing", f"{new.run}: {new} while {log and log.owner} owns it")
             self.seen["stale execution"] += 1
             if log is not None:
@@ -143,12 +147,14 @@ class Checkers:
         if live:
             raise Violation("one half-open probe", f"{permit} is granted while {live[0]} lives")
 
-    def settled(self, permit: Permit, outcome: str, run: str, token: object) -> None:
+    def settled(self, permit: Permit, outcome: str, run: str) -> None:
         """A permit comes back when its work is over, not before."""
         step, lineage, attempt = (int(part) for part in permit.attempt_id.split("/")[1:])
-        if outcome == "released":
+        newer = any(one.attempt_id == permit.attempt_id and one.number > permit.number for one in self.tally.permits.values())
+        if outcome == "released" and not newer:
             for one in self.tally.executed(run):
-                if one.running and one.token == token and (one.step, one.lineage, one.attempt) == (step, lineage, attempt):
+                its_owner = f"{one.token.epoch}.{one.token.owner}" == permit.owner
+                if one.running and its_owner and (one.step, one.lineage, one.attempt) == (step, lineage, attempt):
                     raise Violation("a permit is held while its attempt runs", f"{permit} was released")
         self.tally.permits.pop(permit.number, None)
 

@@ -45,6 +45,7 @@ class Faults:
     verdict_abstains: float = 0.0
     verdict_wrong: float = 0.0
     blame: float = 0.0  # of the rejections
+    suspect_falls: float = 0.0  # of the suspects that are judged again, whatever they are worth
     verdict_lost: float = 0.0
     # the breaker, at every request
     permit_lost: float = 0.0
@@ -56,9 +57,10 @@ class Faults:
 
     @classmethod
     def drawn(cls, rng: Random) -> Faults:
-        """The faults of one world: each is off in about half of the worlds, else up to its ceiling."""
+        """The faults of one world: most are off in about half of the worlds, else up to their ceiling."""
         return cls(**{
-            one.name: rng.random() * _CEILINGS.get(one.name, 0.2) if rng.random() < 0.55 else 0.0 for one in fields(cls)
+            one.name: rng.random() * _CEILINGS[one.name] if rng.random() < _OFTEN.get(one.name, 0.5) else 0.0
+            for one in fields(cls)
         })
 
 
@@ -88,11 +90,14 @@ _CEILINGS = {
     "verdict_wrong": 0.3,
     "blame": 1.0,
     "verdict_lost": 0.2,
+    "suspect_falls": 1.0,
     "permit_lost": 0.3,
     "permit_twice": 0.3,
-    "late_command": 0.6,
+    "late_command": 0.2,
     "denial": 0.4,
-    "cancel": 0.03,
+    "cancel": 0.01,
 }
+
+_OFTEN = {"bad_output": 0.8, "blame": 0.8, "suspect_falls": 0.8, "frozen_clock": 0.7}
 
 NO_FAULTS = Faults()

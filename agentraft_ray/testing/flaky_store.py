@@ -170,6 +170,7 @@ class FlakyStore:
         self.table.runs, self.table.leases = runs, leases
         self.table.finished_at = {run: at for run, at in self.table.finished_at.items() if runs[run].status == "finished"}
         self.table.tombstones = {run: one for run, one in self.table.tombstones.items() if runs[run].status == "finished"}
+        world.checkers.failovers += 1
         for run, row in runs.items():
             if len(row.records) < old[run]:
                 world.seen["tail lost"] += 1

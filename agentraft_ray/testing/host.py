@@ -32,7 +32,7 @@ from agentraft_ray.protocol.messages import (
     Verify,
     WorkerLost,
 )
-from agentraft_ray.protocol.records import OwnerClaimed, RunParked, StepCommitted, decode_record, encode_record
+from agentraft_ray.protocol.records import CommandTaken, OwnerClaimed, RunParked, StepCommitted, decode_record, encode_record
 from agentraft_ray.protocol.state import RunState, fold
 from agentraft_ray.testing.tally import Violation
 
@@ -157,6 +157,7 @@ class Host:
             if was_late:
                 self._let_go_of_what_was_taken()
         for life in list(self.lives.values()):
+            self._notice_a_rewind(life)
             self._resume_held(life)
             self._read_inbox(life)
         if not self.is_late and not world.store.is_down:
@@ -174,8 +175,16 @@ class Host:
             if meta is None or meta.token != life.machine.token:
                 self.drop(life)
 
+    def _notice_a_rewind(self, life: Life) -> None:
+        """A run that waits appends nothing, so nothing would tell that a failover took what it waits for out of its log."""
+        if life.appending or life.machine.has_ready or self.world.store.is_down:
+            return
+        meta, state = self.world.store.meta(life.run), life.machine.state
+        if meta is None or (meta.token, meta.index, meta.head) != (life.machine.token, state.index, state.head):
+            self.drop(life)
+
     def _read_inbox(self, life: Life) -> None:
-        if self.world.store.is_down or life.draining:
+        if self.world.store.is_down or life.draining or self.lives.get(life.run) is not life:
             return
         for command in self.world.store.inbox(life.run):
             if self.lives.get(life.run) is life and command.id not in life.fed:
@@ -190,13 +199,16 @@ class Host:
             meta = store.meta(run)
             if meta is None or store.table.leases.get(meta.token.owner, 0.0) > self.world.now and meta.token.owner != self.owner:
                 continue
-            if meta.status == "parked" and self._needs_operator(run, meta):
+            if meta.status == "parked" and self._needs_operator(run):
                 continue
             self.claim(run, meta)
 
-    def _needs_operator(self, run: str, meta: RunMeta) -> bool:
-        last = decode_record(self.world.store.read(run, meta.index - 1, 1)[0])
-        return isinstance(last, RunParked) and all(reason.startswith(NEEDS_OPERATOR) for reason in last.reasons)
+    def _needs_operator(self, run: str) -> bool:
+        for stored in reversed(self.world.store.read(run)):
+            last = decode_record(stored)
+            if not isinstance(last, CommandTaken):
+                return isinstance(last, RunParked) and all(reason.startswith(NEEDS_OPERATOR) for reason in last.reasons)
+        return False
 
     # --- taking a run over -------------------------------------------------------------------------------------------------
 
@@ -359,7 +371,7 @@ class Host:
 
     def _resume_held(self, life: Life) -> None:
         """The lease is fresh again: go on if the run is still ours."""
-        if not life.held or self.is_late or self.world.store.is_down or self.lives.get(life.run) is not life:
+        if not life.held or self.is_late or self.lives.get(life.run) is not life:
             return
         held, life.held = tuple(life.held), []
         self._carry_out(life, held)

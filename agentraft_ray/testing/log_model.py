@@ -71,6 +71,7 @@ class LogModel:
         self.admitted_at = 0.0
         self.finished: RunFinished | None = None
         self.rewinds = 0
+        self.doubtful: set[OwnerToken] = set()  # owners who may not know yet that a failover took records away
         self.executions_forgiven = 0  # began under records that a failover lost
         self.plan: PlanSpec
         self.parents: list[tuple[int, ...]] = []
@@ -137,7 +138,7 @@ class LogModel:
             self._unpark(record.at)
             self.parked, self.parked_at = record.reasons, record.at
             return
-        if not isinstance(record, AttemptStarted):
+        if not isinstance(record, AttemptStarted) and not (isinstance(record, CommandTaken) and not record.applied):
             self._unpark(record.at)
         match record:
             case RunAdmitted():

@@ -44,7 +44,7 @@ class Outside:
     def __init__(self, world: World) -> None:
         self.world = world
         self.people = People(world)
-        self._running: dict[Call, tuple[str, Execution]] = {}
+        self._running: dict[tuple[str, Call], Execution] = {}
         self._bad: dict[tuple[str, int, bytes], list[bytes]] = {}
         self._verdicts = 0
 
@@ -70,9 +70,9 @@ class Outside:
         world.checkers.executing(new, host.was_frozen)
         world.tally.executed(run).append(new)
         new.tokens = world.rng.randint(0, STEP_TOKENS_MAX)
-        self._running[call] = run, new
+        self._running[run, call] = new
         world.seen["RunStep"] += 1
-        world.note("run", call, command.step, command.lineage, command.attempt, command.sample)
+        world.note("run", run, call, command.step, command.lineage, command.attempt, command.sample)
         duration_s = world.rng.uniform(0.05, 3.0)
         if world.chance("worker_lost"):
             if world.rng.random() < 0.5:  # it did its work all the same
@@ -108,7 +108,7 @@ class Outside:
         return data
 
     def _reply(self, host: Host, run: str, event: WorkerLost) -> None:
-        self._closed(event.call)
+        self._closed(run, event.call)
         host.now_or_later(None, partial(host.receive, run, event))
 
     def _post(self, host: Host, run: str, event: AnyEvent) -> None:
@@ -120,23 +120,23 @@ class Outside:
 
     def _deliver(self, host: Host, run: str, event: AnyEvent) -> None:
         if isinstance(event, StepReturned | StepRaised):
-            self._closed(event.call)
+            self._closed(run, event.call)
         host.now_or_later(None, partial(host.receive, run, event))
 
-    def _closed(self, call: Call) -> None:
-        found = self._running.pop(call, None)
+    def _closed(self, run: str, call: Call) -> None:
+        found = self._running.pop((run, call), None)
         if found is not None:
-            found[1].running = False
+            found.running = False
 
     def cancel(self, run: str, call: Call) -> None:
         """Nobody waits for the call any more. It may answer all the same."""
-        self._closed(call)
+        self._closed(run, call)
 
     def cancel_all(self, run: str, token: OwnerToken) -> None:
         """The owner is gone, and with it all that it waited for."""
-        for call, (of, _) in list(self._running.items()):
+        for of, call in list(self._running):
             if of == run and call.token == token:
-                self._closed(call)
+                self._closed(of, call)
 
     # --- verifiers ---------------------------------------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ class Outside:
             previous,
             VERDICT_TOKENS,
         )
-        world.note("verify", command.call, command.step, command.attempt, command.position, previous)
+        world.note("verify", run, command.call, command.step, command.attempt, command.position, previous)
         if not world.chance("verdict_lost"):
             world.after(world.rng.uniform(0.05, 2.0), self._judge, host, life.run, command, judgement, data)
 
@@ -186,18 +186,25 @@ class Outside:
         if world.chance("verdict_abstains"):
             return VerificationResult.abstain("cannot tell", verifier=verifier, cost=cost, prompt=judgement.id)
         good = data.startswith(b"good") != world.chance("verdict_wrong")
+        if judgement.position >= 0 and world.chance("suspect_falls"):
+            good = False
         confidence = round(rng.random(), 3)
         if good:
             return VerificationResult.ok(verifier=verifier, confidence=confidence, cost=cost, prompt=judgement.id)
-        blame = self._blame(run) if world.chance("blame") else None
+        blame = self._blame(run, judgement.step) if world.chance("blame") else None
         kind = rng.choice([one for one in ErrorType if one is not ErrorType.NONE])
         return VerificationResult.fail(
             kind, verifier=verifier, confidence=confidence, cost=cost, blame=blame, prompt=judgement.id
         )
 
-    def _blame(self, run: str) -> str:
-        log = self.world.checkers.logs[run]
-        step = self.world.rng.randrange(len(log.parents) + 1)
+    def _blame(self, run: str, accuser: int) -> str:
+        """Mostly a step that the accuser depends on, now and then any step or none at all."""
+        log, rng = self.world.checkers.logs[run], self.world.rng
+        step = rng.randrange(len(log.parents) + 1)
+        if log.parents[accuser] and rng.random() < 0.7:
+            step = rng.choice(log.parents[accuser])
+            while log.parents[step] and rng.random() < 0.4:
+                step = rng.choice(log.parents[step])
         if step == len(log.parents):
             return "nobody"
         name = log.spec(step).name
@@ -228,7 +235,7 @@ class Outside:
 
     def release_permit(self, life: Life, command: ReleasePermit) -> None:
         assert isinstance(command.permit, Permit)
-        self.world.checkers.settled(command.permit, command.outcome, life.run, life.machine.token)
+        self.world.checkers.settled(command.permit, command.outcome, life.run)
         moved = self.world.breakers.settle(command.permit, command.outcome, self.world.now)  # type: ignore[arg-type]
         if moved is not None:
             self.world.seen[f"breaker {moved.value}"] += 1

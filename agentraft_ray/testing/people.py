@@ -92,7 +92,8 @@ class People:
         hosts = [host for host in world.hosts if host.is_up and not host.is_paused and not host.is_late]
         if not hosts or (not world.healed and world.rng.random() < 0.7):
             return
-        host = world.rng.choice(hosts)
+        owners = [host for host in hosts if host.owner == log.owner.owner]  # while its lease lives, nobody else gets the run
+        host = world.rng.choice(owners or hosts)
         meta = world.store.meta(log.run)
         if meta is not None and log.run not in host.lives and log.run not in host.claiming:
             world.seen["operator resumes"] += 1

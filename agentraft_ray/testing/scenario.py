@@ -28,22 +28,22 @@ class Scenario:
 
 
 def draw_scenarios(rng: Random) -> list[Scenario]:
-    """Two to four runs of one or two pipelines, so that the runs of one pipeline share their breakers."""
+    """Two to five runs of one or two pipelines, so that the runs of one pipeline share their breakers."""
     plans = [_draw_plan(rng, f"p{k}") for k in range(rng.choice((1, 1, 2)))]
     return [
         Scenario(f"run{k}", TaskRecord(f"goal {k}", b"%d" % k, f"run{k}"), rng.choice(plans), rng.random() * 10.0)
-        for k in range(rng.randint(2, 4))
+        for k in range(rng.randint(2, 5))
     ]
 
 
 def _draw_plan(rng: Random, name: str) -> PlanSpec:
     shape = rng.choice(("chain", "chain", "dag", "dag", "repeat"))
-    width = rng.randint(1, 5)
+    width = rng.randint(1, 7)
     steps = []
     for k in range(width):
         parents = _draw_parents(rng, k) if shape == "dag" else ((k - 1,) if k else ())
         steps.append(_draw_step(rng, f"s{k}", parents))
-    repeats = rng.randint(2, 3) if shape == "repeat" and width < 4 else 1
+    repeats = rng.randint(2, 4) if shape == "repeat" and width < 4 else 1
     return PlanSpec(name, tuple(steps), repeats, _draw_policies(rng))
 
 
@@ -57,7 +57,7 @@ def _draw_step(rng: Random, name: str, parents: tuple[int, ...]) -> StepSpec:
         name,
         parents,
         goal=f"the goal of {name}",
-        max_retries=rng.randint(0, 4),
+        max_retries=rng.choice((0, 1, 2, 2, 3, 4)),
         max_errors=rng.choice((None, None, 0, 1, 3)),
         timeout_s=rng.choice((None, 4.0, 12.0)),
         needs_approval=rng.random() < 0.12,
@@ -73,12 +73,12 @@ def _draw_policies(rng: Random) -> Policies:
         base_delay_s=rng.choice((0.0, 0.0, 1.0)),
         max_delay_s=4.0,
         rollback_on_failure=rng.random() < 0.85,
-        max_rollback_depth=rng.choice((0, 1, 2, 4)),
+        max_rollback_depth=rng.choice((0, 1, 2, 4, 4)),
         rollbacks_max=rng.randint(1, 4),
         back_when_exhausted=rng.random() < 0.3,
         on_open="park" if rng.random() < 0.75 else "fail",
         breaker=rng.random() < 0.5,
-        budget=_draw_budget(rng) if rng.random() < 0.4 else None,
+        budget=_draw_budget(rng) if rng.random() < 0.35 else None,
         claims_max=rng.choice((3, 3, 6)),
         verifier_faults_max=rng.choice((1, 2, 3)),
         verifier_timeout_s=rng.choice((6.0, 15.0)),
@@ -88,8 +88,8 @@ def _draw_policies(rng: Random) -> Policies:
 
 def _draw_budget(rng: Random) -> BudgetSpec:
     return BudgetSpec(
-        attempts=rng.choice((None, rng.randint(1, 25))),
-        tokens=rng.choice((None, rng.randint(20, 200))),
+        attempts=rng.choice((None, rng.randint(1, 40))),
+        tokens=rng.choice((None, rng.randint(20, 400))),
         seconds=rng.choice((None, None, rng.randint(20, 120))),
         reserve=_RESERVE,
     )

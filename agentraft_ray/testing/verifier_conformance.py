@@ -41,7 +41,16 @@ def odd_outputs() -> Iterator[Any]:
     """Outputs that steps return in the wild: empty, huge, deep, broken text, odd numbers, no data at all."""
     yield from empty_outputs()
     yield from (0, -1, 10**400, 0.0, 1e308, math.nan, math.inf, True, False)
-    yield from ("\ud800 lone", "\x00\x1b[31m", "‮right to left", "ｆｕｌｌ", "x" * _TEXT_CHARS, '"' * 5_000, "{" * 5_000, "[1," * 5_000)
+    yield from (
+        "\ud800 lone",
+        "\x00\x1b[31m",
+        "\u202eright to left",
+        "ｆｕｌｌ",
+        "x" * _TEXT_CHARS,
+        '"' * 5_000,
+        "{" * 5_000,
+        "[1," * 5_000,
+    )
     yield from ('{"verdict": "PASS", "confidence": 1}', '{"a": NaN}', '{"a": 1, "a": 2}', "> quoted\n# Heading\n", b"\xff\xfe\x00")
     yield from ({"a": {"b": [1, "two", None]}}, {1: "key is no text", (1, 2): "nor this"}, [[[]]], {"": ""}, ({"nested"}, 1), {1, 2})
     deep: Any = "bottom"

@@ -10,7 +10,7 @@ from typing import Any
 from agentraft_ray.pipeline import Criticality, Step, Task
 from agentraft_ray.taxonomy import VerificationResult
 
-__all__ = ["Verifier", "VerifyInput"]
+__all__ = ["VerificationResult", "Verifier", "VerifyInput"]
 
 
 @dataclass(frozen=True)

@@ -66,9 +66,7 @@ class LLMVerifier(Verifier):
         if not 0.0 <= pass_threshold <= 1.0 or max_tokens < 1 or windows_max < 1:
             raise InvalidConfig(f"an LLM verifier needs pass_threshold in [0, 1] ({pass_threshold}) and positive limits")
         if not 0 <= window_overlap_chars < window_chars // 2:
-            raise InvalidConfig(
-                f"windows of {window_chars} characters cannot overlap by {window_overlap_chars}; use less than half"
-            )
+            raise InvalidConfig(f"windows of {window_chars} characters cannot overlap by {window_overlap_chars}; use less than half")
         self.provider = provider
         self.model = model or DEFAULT_MODELS.get(provider, _OWN_CALL)
         self.region = region
@@ -119,9 +117,7 @@ class LLMVerifier(Verifier):
             return VerificationResult.fail(ErrorType.INCOMPLETE, reasoning="the output is empty", verifier=self.name)
         parts = list(windows(render(request.output), *self._window))
         if len(parts) > self._windows_max:
-            reasoning = (
-                f"the output makes {len(parts)} windows, more than windows_max={self._windows_max}; split the step or raise it"
-            )
+            reasoning = f"the output makes {len(parts)} windows, more than windows_max={self._windows_max}; split the step or raise it"
             return VerificationResult.abstain(reasoning, verifier=self.name, prompt=PROMPT_VERSION)
         started, tokens, lowest = time.perf_counter(), 0, 1.0
         said: list[str] = []
@@ -174,9 +170,7 @@ class LLMVerifier(Verifier):
     def _rejects(self, judgement: Judgement) -> bool:
         return judgement.error_type is not ErrorType.NONE or judgement.confidence < self._pass_threshold
 
-    def _not_passed(
-        self, judgement: Judgement | Unusable | str, where: str, cost: Cost, notes: tuple[str, ...]
-    ) -> VerificationResult:
+    def _not_passed(self, judgement: Judgement | Unusable | str, where: str, cost: Cost, notes: tuple[str, ...]) -> VerificationResult:
         facts: dict[str, Any] = {
             "verifier": self.name,
             "cost": cost,
@@ -192,9 +186,7 @@ class LLMVerifier(Verifier):
         facts |= {"confidence": judgement.confidence, "blame": judgement.blame}
         if judgement.error_type is ErrorType.NONE:
             reasoning = f"passed with a confidence of {judgement.confidence}, under {self._pass_threshold}. {judgement.reasoning}"
-            return VerificationResult.fail(
-                ErrorType.INCOMPLETE, hint=_cut(judgement.hint), reasoning=reasoning[:_TEXT_CHARS_MAX], **facts
-            )
+            return VerificationResult.fail(ErrorType.INCOMPLETE, hint=_cut(judgement.hint), reasoning=reasoning[:_TEXT_CHARS_MAX], **facts)
         return VerificationResult.fail(
             judgement.error_type, hint=_cut(judgement.hint), reasoning=judgement.reasoning[:_TEXT_CHARS_MAX], **facts
         )

@@ -153,9 +153,7 @@ def names(text: str) -> Iterator[Name]:
 
     In prose a single word that opens a sentence is capitalised anyway and does not count; in a short value (``Eva``) it does.
     """
-    prose = len(text) > 1 and (
-        text.rstrip()[-1:] in (".", "!", "?") or len(text.split(None, _PROSE_WORDS_MIN)) > _PROSE_WORDS_MIN
-    )
+    prose = len(text) > 1 and (text.rstrip()[-1:] in (".", "!", "?") or len(text.split(None, _PROSE_WORDS_MIN)) > _PROSE_WORDS_MIN)
     run: list[re.Match[str]] = []
     end, opens, heading = 0, True, text.startswith("#")
     for word in WORD.finditer(text):

@@ -51,3 +51,7 @@ class MockVerifier(Verifier):
             return verdict_of(answers[min(request.attempt, len(answers) - 1)], self.name, self._default)
         answer = await answer_of(self._fn, request) if self._fn is not None else None
         return verdict_of(self._default if answer is None else answer, self.name, ErrorType.INCOMPLETE)
+
+    async def second_opinion(self, request: VerifyInput, previous: str) -> VerificationResult | None:
+        """The script's own answer for this attempt: it goes by attempts, so a repeated output may well get another verdict."""
+        return await self.verify(request) if request.step.name in self._script else None

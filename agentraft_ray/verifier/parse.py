@@ -111,9 +111,7 @@ def _judgement(value: dict[str, Any]) -> Judgement | Unusable:
     wrong = [key for key, text in texts.items() if not (text is None or isinstance(text, str))]
     if wrong:
         return Unusable(f"{', '.join(wrong)} must be text or null", malformed=True)
-    return Judgement(
-        _VERDICTS[verdict], float(confidence), texts["hint"] or None, texts["reasoning"] or "", texts["blame"] or None
-    )
+    return Judgement(_VERDICTS[verdict], float(confidence), texts["hint"] or None, texts["reasoning"] or "", texts["blame"] or None)
 
 
 def _short(value: object) -> str:

@@ -54,9 +54,7 @@ class QuorumVerifier(Verifier):
             raise InvalidConfig(f"unknown rule {rule!r}: use one of {', '.join(defaults)}")
         self._k = defaults[rule] if k is None else k
         if not 1 <= self._k <= count:
-            raise InvalidConfig(
-                f"a quorum of {count} verifiers cannot need k={self._k}; give at least one verifier and 1 <= k <= {count}"
-            )
+            raise InvalidConfig(f"a quorum of {count} verifiers cannot need k={self._k}; give at least one verifier and 1 <= k <= {count}")
 
     @property
     def name(self) -> str:

@@ -138,11 +138,7 @@ class RulesVerifier(Verifier):
         if not missing:
             return None
         named = ", ".join(missing)
-        return self._reject(
-            f"without the required {named}", f"The output is incomplete: it must speak of {named}.", tuple(missing)
-        )
+        return self._reject(f"without the required {named}", f"The output is incomplete: it must speak of {named}.", tuple(missing))
 
     def _reject(self, reasoning: str, hint: str, evidence: tuple[str, ...] = ()) -> VerificationResult:
-        return VerificationResult.fail(
-            ErrorType.INCOMPLETE, hint=hint, reasoning=reasoning, verifier=self.name, evidence=evidence
-        )
+        return VerificationResult.fail(ErrorType.INCOMPLETE, hint=hint, reasoning=reasoning, verifier=self.name, evidence=evidence)

@@ -19,9 +19,7 @@ from agentraft_ray.verifier.content import is_empty, plain, strict_json
 __all__ = ["SchemaVerifier"]
 
 _EVIDENCE_MAX = Limits().evidence_max
-_STRUCTURE_KEYS = frozenset(
-    ("properties", "required", "items", "prefixItems", "additionalProperties", "$ref", "allOf", "anyOf", "oneOf")
-)
+_STRUCTURE_KEYS = frozenset(("properties", "required", "items", "prefixItems", "additionalProperties", "$ref", "allOf", "anyOf", "oneOf"))
 
 
 class _Flaw(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
@@ -25,6 +26,8 @@ _PROGRAM = "python -m examples.audit_documents"
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; the exit code: 0 done, 1 the run failed, 2 wrong usage, 130 interrupted."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ✓ shows ? instead
     try:
         audit = audit_of(options.directory, options.out)
         Path(audit.task.inputs["out"]).mkdir(parents=True, exist_ok=True)
@@ -50,9 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Reads text documents, compares them with each other and writes a report in which every figure is counted "
         "twice and every quotation is looked up in its source. Interrupt it and run it again: it goes on where it was.",
     )
-    parser.add_argument(
-        "directory", nargs="?", help="the documents (default: this project's docs and the installed packages' papers)"
-    )
+    parser.add_argument("directory", nargs="?", help="the documents (default: this project's docs and the installed packages' papers)")
     parser.add_argument("--out", metavar="DIR", help="where report.md goes (default: a folder in .agentraft/reports)")
     parser.add_argument("--store", default="embedded", help="embedded (default, durable), memory, or the URL of a Redis server")
     parser.add_argument("--fresh", action="store_true", help="audit again, even if these very documents were audited before")
@@ -104,8 +105,13 @@ async def _until_interrupted(work: Coroutine[None, None, RunResult], progress: P
     running = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     patience = loop.call_later(_PATIENCE_S, progress.explain_silence)
+
+    def stop() -> None:
+        progress.announce_stop()
+        running.cancel()
+
     for one in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(one, running.cancel)
+        loop.add_signal_handler(one, stop)
     try:
         return await running
     except asyncio.CancelledError:
@@ -120,13 +126,13 @@ def _show(result: RunResult, audit: Audit) -> int:
     if not result.success:
         print(f"audit_documents: {result.error}", file=sys.stderr)
         return FAILED
-    outputs = {step.name: step.output for step in result.steps}
-    for claim in outputs["draft"]["Summary"]:
+    draft = next(step.output for step in result.steps if step.name == "draft")
+    for claim in draft["Summary"]:
         print(f"  {claim['text']}")
     path = Path(report.path_in(audit.task.inputs["out"]))
     if not path.is_file():
         # A finished run does not publish again; its log still holds what it published.
-        report.publish(str(path.parent), report.render(outputs["draft"], audit.task.id), audit.task.id)
+        report.publish(str(path.parent), report.render(draft, audit.task.id), audit.task.id)
     print(f"report: {path}")
     return OK
 

@@ -26,9 +26,7 @@ _LINK = re.compile(r"\[[^\]\[]+\]\(([\w./%#:-]+)\)")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])")
 _FIGURE = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:\s?%|x\b)?(?![\w.]*\d)")
 _VERSION = re.compile(r"(?:\b[A-Z][\w/-]*|\bv|\bversions?|[#(]) ?\d[\w.]*\+?(?:(?:,| and| or)+ \d[\w.]*\+?)*|\d+\.\d+\.\d+\S*")
-_TELLING = re.compile(
-    r"\d\s?%|\d,\d{3}|\d\s?(?:times|x\b|ms\b|seconds|minutes|hours|days|years|[kmg]i?b\b|steps|runs)", re.IGNORECASE
-)
+_TELLING = re.compile(r"\d\s?%|\d,\d{3}|\d\s?(?:times|x\b|ms\b|seconds|minutes|hours|days|years|[kmg]i?b\b|steps|runs)", re.IGNORECASE)
 _QUOTATION = re.compile(r"[\"\u201c]([A-Z][^\"\u201c\u201d\n]{24,240}[.!?])[\"\u201d]")
 _PLAIN = re.compile(r"[^\"\u201c\u201d\u00ab\u00bb<>|\[\]{}`*_\\=]+")
 

@@ -20,16 +20,23 @@ class Progress:
         self._total = total
         self._started_s = time.monotonic()
         self._silent = True
+        self._stopping = False
 
     def __call__(self, event: Event) -> None:
         self._silent = False
         for line in self.lines(event):
             print(line, flush=True)
 
+    def announce_stop(self) -> None:
+        """Say that the run ends early, once."""
+        if not self._stopping:
+            print("stopping: steps under way are left, what is committed stays", flush=True)
+        self._stopping = True
+
     def explain_silence(self) -> None:
         """Say why nothing has happened yet, if nothing has."""
         if self._silent:
-            print("waiting for the process that ran it before to let go of it (some seconds, if it was killed)", flush=True)
+            print("waiting: another process works on this run, or was killed a moment ago and still holds it for some seconds", flush=True)
 
     def lines(self, event: Event) -> list[str]:
         """The lines for an event; most have one, some none."""
@@ -47,7 +54,7 @@ class Progress:
                 return [self._line("↺", f"{event.step_name} rollback → {event.detail}")]
             case EventType.STEP_RETRY:
                 return [self._line("⟳", f"{event.step_name} retry {event.detail}")]
-            case EventType.RUN_PARKED:
+            case EventType.RUN_PARKED if not self._stopping:
                 return [self._line("⏸", f"waiting: {event.detail}")]
         return []
 

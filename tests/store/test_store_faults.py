@@ -15,6 +15,7 @@ import pytest
 
 from agentraft_ray.checkpoint import AnswerKind, Command, RedisCheckpointStore
 from agentraft_ray.checkpoint.base import RunStore
+from agentraft_ray.checkpoint.embedded import EmbeddedServer
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import DurabilityUnverified, StoreError, StoreFull, StoreUnavailable
 from agentraft_ray.identity import OwnerToken
@@ -258,11 +259,12 @@ async def test_an_embedded_server_that_was_killed_is_started_again(tmp_path: Pat
     store = RedisCheckpointStore.embedded(tmp_path, limits=Limits(store_wait_s=20))
     await store.open()
     pen = await admitted(store)
-    server = store._server
-    assert server is not None
+    server = EmbeddedServer(tmp_path)
     for number in range(2):
-        os.kill(server.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        pid = server.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
         assert (await pen.write(b"%d" % number)).kind is AnswerKind.APPENDED
     assert (await store.read(pen.run_id))[2:] == [b"0", b"1"]
     await store.close()
-    assert server.pid is None  # type: ignore[attr-defined]
+    assert server.pid is None

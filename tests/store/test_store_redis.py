@@ -187,11 +187,9 @@ async def test_a_foreign_type_at_a_key_refuses_only_its_run(server: TestServer, 
         entries = [pen.entry(b"end", blobs=((b"name", b"data"),), taken=("c",), status="finished") for pen in (spoilt, sound)]
         answers = await asyncio.gather(*(store.append(entry) for entry in entries))
         assert [answer.kind for answer in answers] == [AnswerKind.FOREIGN, AnswerKind.APPENDED]
+        refused = store.meta(spoilt.run_id) if name in {"meta", "log"} else store.push_command(spoilt.run_id, Command("c", b""))
         with pytest.raises(ForeignKey, match=name):
-            if name in {"meta", "log"}:
-                await store.meta(spoilt.run_id)
-            else:
-                await store.push_command(spoilt.run_id, Command("c", b""))
+            await refused
         assert client.type(key) == (b"list" if kind != "list" else b"string"), "what is not ours stays as it was"
 
 

@@ -138,7 +138,7 @@ def test_a_number_is_the_same_however_it_is_written(value, one, other):
 
 
 @given(st.text(max_size=300))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_extraction_takes_any_text(text):
     for number in numbers(text):
         assert number.text in text
@@ -149,7 +149,7 @@ def test_extraction_takes_any_text(text):
 
 @pytest.mark.parametrize("piece", ["1,", "1.", '"', '" ', "A ", "A. ", "> ", "\n", "a-", "1-", "1a", ")", "#", "1 "])
 def test_extraction_takes_time_linear_in_the_text(piece):
-    text = piece * (200_000 // len(piece)) + "x"
+    text = piece * (100_000 // len(piece)) + "x"
     started = time.process_time()
     for extract in (numbers, names, quotations):
         list(extract(text))

@@ -65,7 +65,9 @@ def test_a_confidence_that_is_no_number_from_0_to_1_is_malformed(confidence):
         assert judgement.malformed
 
 
-@pytest.mark.parametrize("verdict", ['"pass"', '"Pass"', '"ＰＡＳＳ"', '"PASS "', '"NONE"', '"FAIL"', '""', "null", "true", '["PASS"]', "1"])
+@pytest.mark.parametrize(
+    "verdict", ['"pass"', '"Pass"', '"ＰＡＳＳ"', '"PASS "', '"NONE"', '"FAIL"', '""', "null", "true", '["PASS"]', "1"]
+)
 def test_an_unknown_verdict_is_malformed(verdict):
     judgement = parse_reply(f'{{"verdict": {verdict}, "confidence": 0.9}}')
     assert isinstance(judgement, Unusable)
@@ -103,7 +105,12 @@ def test_more_than_one_verdict_never_passes(reply):
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers(-2, 2) | st.sampled_from(["PASS", "GOAL_DRIFT", "verdict", '{"verdict": 1}']) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers(-2, 2)
+    | st.sampled_from(["PASS", "GOAL_DRIFT", "verdict", '{"verdict": 1}'])
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["verdict", "confidence", "hint", "x"]), inner, max_size=4),
     max_leaves=8,
 )
@@ -123,7 +130,7 @@ def objects_with_a_verdict(value):
 
 @given(st.lists(pieces, max_size=5).map("".join))
 @example(PASS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_text_gives_an_answer_and_a_pass_only_for_one_valid_passing_verdict(reply):
     judgement = parse_reply(reply)
     assert isinstance(judgement, (Judgement, Unusable))
@@ -161,7 +168,10 @@ def test_an_injected_second_verdict_never_gives_a_pass(one, other, before, betwe
     assert not passes(f"{before}{one}{between}{other}")
 
 
-@pytest.mark.parametrize("piece", ["{", "}", '{"a":', '{"a":{', '"', "\\", '\\"', "{}", "verdict ", '"verdict": ', 'verdict\\', "[", "{\"verdict\":\"PASS\"", "\\u0076"])
+@pytest.mark.parametrize(
+    "piece",
+    ["{", "}", '{"a":', '{"a":{', '"', "\\", '\\"', "{}", "verdict ", '"verdict": ', "verdict\\", "[", '{"verdict":"PASS"', "\\u0076"],
+)
 def test_parsing_takes_time_linear_in_the_reply(piece):
     for reply in (piece * (190_000 // len(piece)), "{" + piece * (190_000 // len(piece)) + "}" * 9_000):
         started = time.process_time()

@@ -51,9 +51,7 @@ def choose(environ: Mapping[str, str]) -> Found:
     name = forced if forced in PROVIDERS else None if forced else _with_credentials(environ)
     if name is None:
         known = ", ".join(PROVIDERS)
-        raise VerifierUnavailable(
-            f"which model is to judge? Pass provider= ({known}) or complete_fn=, or set {PROVIDER_VARIABLE}"
-        )
+        raise VerifierUnavailable(f"which model is to judge? Pass provider= ({known}) or complete_fn=, or set {PROVIDER_VARIABLE}")
     return _found(name, environ)
 
 

@@ -17,9 +17,7 @@ async def complete(config: ProviderConfig, system: str, user: str) -> Completion
     from google.genai import types  # noqa: PLC0415 - an extra
 
     # The SDK reports its own short time-outs as a server error, so ours comes first. It counts in milliseconds.
-    http = types.HttpOptions(
-        timeout=int((config.timeout_s + _SDK_SLACK_S) * 1000), retry_options=types.HttpRetryOptions(attempts=1)
-    )
+    http = types.HttpOptions(timeout=int((config.timeout_s + _SDK_SLACK_S) * 1000), retry_options=types.HttpRetryOptions(attempts=1))
     sampled = config.temperature is not None and accepts_temperature(config.model)
     client = genai.Client(api_key=config.api_key, http_options=http)
     try:

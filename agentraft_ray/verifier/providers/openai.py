@@ -16,9 +16,7 @@ async def complete(config: ProviderConfig, system: str, user: str) -> Completion
     options: dict[str, Any] = {}
     if not accepts_temperature(config.model):
         # A verdict is short: reasoning would use up its tokens. Models before GPT-5.1 don't know "none".
-        options["reasoning_effort"] = (
-            "minimal" if config.model.startswith(("gpt-5-", "gpt-5")) and "." not in config.model else "none"
-        )
+        options["reasoning_effort"] = "minimal" if config.model.startswith(("gpt-5-", "gpt-5")) and "." not in config.model else "none"
     elif config.temperature is not None:
         options["temperature"] = config.temperature
     async with openai.AsyncOpenAI(api_key=config.api_key, max_retries=0, timeout=config.timeout_s) as client:

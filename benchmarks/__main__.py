@@ -1,0 +1,40 @@
+"""The command line of the benchmarks: one subcommand a program, imported only when it is chosen."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+PROGRAMS = {
+    "overhead": ("benchmarks.overhead.command", "steps/s, added latency, CPU, log bytes and memory, beside two baselines (4 min)"),
+    "kill9": ("benchmarks.kill9.command", "kill -9 of the process, the server and both at random moments; what must hold after (10 min)"),
+}
+
+USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the chosen program with the words after its name; its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in {"-h", "--help"}:
+        print(_usage())
+        return 0 if words else USAGE_ERROR
+    name, *rest = words
+    if name not in PROGRAMS:
+        print(f"benchmarks: there is no program {name!r}\n\n{_usage()}", file=sys.stderr)
+        return USAGE_ERROR
+    program = importlib.import_module(PROGRAMS[name][0])
+    return int(program.main(rest))
+
+
+def _usage() -> str:
+    lines = ["usage: python -m benchmarks PROGRAM [options]", "", "programs (each has --help, and --quick for a first look):"]
+    lines += [f"  {name:<12}{what}" for name, (_, what) in PROGRAMS.items()]
+    lines += ["", "examples:", "  python -m benchmarks overhead --quick", "  python -m benchmarks overhead --store embedded --json figures.json"]
+    lines += ["  python -m benchmarks kill9 --kills 100 --seed 7"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
