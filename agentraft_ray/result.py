@@ -83,6 +83,11 @@ class RunResult:
         return self.task_id
 
     @property
+    def is_parked(self) -> bool:
+        """Whether the run was put aside in good order; a result that only says that the store was lost is not."""
+        return self.status == "waiting" and not issubclass(self._error_class, errors.StoreError)
+
+    @property
     def reliability(self) -> float:
         return self.verified_count / self.steps_total if self.steps_total else 0.0
 
@@ -98,9 +103,13 @@ class RunResult:
             "error": self.error,
         }
 
+    @property
+    def _error_class(self) -> type[errors.AgentRaftError]:
+        found: type[errors.AgentRaftError] = getattr(errors, self.error_kind, errors.AgentRaftError)
+        return found
+
     def raise_for_error(self) -> None:
         """Raise what `error` names, with its fields; nothing for a run that succeeded."""
         if self.success:
             return
-        kind = getattr(errors, self.error_kind, errors.AgentRaftError)
-        raise kind(self.error or f"run {self.task_id} did not succeed", **self.error_fields)
+        raise self._error_class(self.error or f"run {self.task_id} did not succeed", **self.error_fields)

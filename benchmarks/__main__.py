@@ -31,7 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _usage() -> str:
     lines = ["usage: python -m benchmarks PROGRAM [options]", "", "programs (each has --help, and --quick for a first look):"]
     lines += [f"  {name:<12}{what}" for name, (_, what) in PROGRAMS.items()]
-    lines += ["", "examples:", "  python -m benchmarks overhead --quick", "  python -m benchmarks overhead --store embedded --json figures.json"]
+    lines += [
+        "",
+        "examples:",
+        "  python -m benchmarks overhead --quick",
+        "  python -m benchmarks overhead --store embedded --json figures.json",
+    ]
     lines += ["  python -m benchmarks kill9 --kills 100 --seed 7"]
     return "\n".join(lines)
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
-from agentraft_ray.checkpoint.server_binary import ServerBinary, find_server, settings
+from agentraft_ray.checkpoint.server_binary import environment, find_server, settings
 from agentraft_ray.errors import InvalidConfig, StoreUnavailable
 
 __all__ = ["EmbeddedServer", "ServerBinary", "default_directory", "find_server"]
@@ -198,6 +198,7 @@ class EmbeddedServer:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 cwd="/",
+                env=environment(),
                 pass_fds=(lock,),  # the server inherits the lock and holds it until it dies
                 start_new_session=True,  # the terminal's Ctrl-C is for us, not for the server
                 timeout=self._start_s,

@@ -245,11 +245,11 @@ def _judge(m: RunMachine, attempt: Attempt) -> None:
     assert attempt.payload is not None
     history = m.state.history(attempt.step)
     if history.rejected:
-        times = history.rejected.get((m.state.inputs_digest(attempt.step), attempt.payload.digest), 0)
-        if times > 1:
+        judges = history.rejected.get((m.state.inputs_digest(attempt.step), attempt.payload.digest), ())
+        if len(judges) > 1:
             _reject_repeat(m, attempt)
             return
-        attempt.opinion = history.judge if times else ""
+        attempt.opinion = judges[0] if judges else ""
     m.announce("step_verifying", attempt.step, attempt.number)
     _ask_verifier(m, attempt)
 
@@ -348,7 +348,7 @@ def _reject_repeat(m: RunMachine, attempt: Attempt) -> None:
     """The same output on the same inputs again: what was wrong with it still is."""
     history = m.state.history(attempt.step)
     error_type = ErrorType(history.error_type or ErrorType.GOAL_DRIFT)
-    hint = f"The same output was rejected before; return another one. {CORRECTION_HINTS[error_type]}"
+    hint = f"The same output was rejected before; return another one. {CORRECTION_HINTS.get(error_type, '')}".rstrip()
     reasoning = "this very output was rejected before"
     _reject(m, attempt, VerificationResult.fail(error_type, hint=hint, reasoning=reasoning, verifier="memory"))
 

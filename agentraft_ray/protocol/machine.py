@@ -153,6 +153,10 @@ class RunMachine:
         """Whether `take_ready` has something to give."""
         return bool(self._records or self._commands)
 
+    def waits_for(self, call: Call) -> bool:
+        """Whether the answer to `call` would still matter; a call that was given up need not even begin."""
+        return call.token == self.token and call.number in self._calls
+
     def permits(self) -> list[object]:
         """Permits of the breaker that are held now; a host that drops the machine gives them back."""
         return [attempt.permit for attempt in self.attempts.values() if attempt.permit is not None]

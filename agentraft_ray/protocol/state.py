@@ -46,7 +46,7 @@ class StepHistory:
     """What is remembered of a step that did not commit at once.
 
     Counts are those of the present lineage. `attempt` is the number of the attempt that is open or comes next; it never goes
-    back. `rejected` maps (inputs digest, output digest) to how often that output was rejected.
+    back. `rejected` maps (inputs digest, output digest) to who rejected that output, each time; `judge` is who did so last.
     """
 
     __slots__ = (
@@ -74,7 +74,7 @@ class StepHistory:
         self.message = ""
         self.error_type = ""
         self.failed_at = 0.0
-        self.rejected: dict[tuple[bytes, bytes], int] = {}
+        self.rejected: dict[tuple[bytes, bytes], tuple[str, ...]] = {}
 
     def start_lineage(self, hint: str | None) -> None:
         """A rollback closed whatever was open here."""
@@ -305,7 +305,7 @@ class RunState:
         self._settle(step, certificate.attempt, record.cost)
         history = self.histories.setdefault(step, StepHistory())
         key = (certificate.inputs, certificate.output)
-        history.rejected[key] = history.rejected.get(key, 0) + 1
+        history.rejected[key] = (*history.rejected.get(key, ()), certificate.verifier)
         history.rejections += 1
         history.attempt += 1
         history.hint, history.message, history.error_type = record.hint, record.reasoning, certificate.error_type
@@ -335,6 +335,8 @@ class RunState:
 
     def _failed(self, record: AttemptFailed) -> None:
         self._check_attempt(record.step, record.lineage, record.attempt)
+        if record.cause == FailureCause.TIMED_OUT.value:
+            self._keep_reserved(record.step, record.attempt)
         self._settle(record.step, record.attempt, record.cost)
         history = self.histories.setdefault(record.step, StepHistory())
         history.errors += 1
@@ -365,7 +367,8 @@ class RunState:
             elif self.plan.is_chain:
                 break
         history = self.histories.setdefault(suspect, StepHistory())
-        history.rejected[certificate.inputs, certificate.output] = 1
+        key = (certificate.inputs, certificate.output)
+        history.rejected[key] = (*history.rejected.get(key, ()), certificate.verifier)
         history.judge, history.error_type = certificate.verifier, certificate.error_type
         for step in cone:
             self.histories.setdefault(step, StepHistory()).start_lineage(record.hint if step == suspect else None)
@@ -424,6 +427,11 @@ class RunState:
         if self.parked is not None:
             self.paused_s += max(0.0, at - self.parked_at)
             self.parked = None
+
+    def _keep_reserved(self, step: int, attempt: int) -> None:
+        """Nobody knows what a call costs that was given up: its reservation stays charged."""
+        for key in [key for key in self.reservations if key[:2] == (step, attempt)]:
+            del self.reservations[key]
 
     def _settle(self, step: int, attempt: int, cost: Cost) -> None:
         """Book an attempt's cost and give its reservations of this life back; those of lost lives stay charged."""

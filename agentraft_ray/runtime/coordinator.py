@@ -10,13 +10,17 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from agentraft_ray.checkpoint.base import AnswerKind, RunMeta
 from agentraft_ray.checkpoint.codec import decode_output, encode_output
+from agentraft_ray.config import Limits
 from agentraft_ray.errors import (
     DurabilityUnverified,
     FingerprintMismatch,
+    OutputNotEncodable,
     OwnershipLost,
+    PayloadTooLarge,
     StoreError,
 )
 from agentraft_ray.events import Event, event_of
@@ -53,10 +57,12 @@ class Coordinator:
         self._owns_store = owns_store
         self._environment: Environment | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._opening = asyncio.Lock()
         self._drivers: dict[str, RunDriver] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._poller: asyncio.Task[None] | None = None
         self._epochs: dict[str, int] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- running -----------------------------------------------------------------------------------------------------------
 
@@ -101,7 +107,7 @@ class Coordinator:
         """Start a run in the background; returns when its admission is durable. It goes on by itself when approvals come in."""
         run_id = check_run_id(run_id or task.id)
         environment = await self._open()
-        await environment.logs.admit(run_id, _task_record(task), environment.plan)
+        await environment.logs.admit(run_id, _task_record(task, environment.limits), environment.plan)
         work = asyncio.create_task(self._run_to_the_end(run_id), name=f"run {run_id}")
         self._background.add(work)
         work.add_done_callback(self._background.discard)
@@ -140,7 +146,9 @@ class Coordinator:
             await self._poll_inbox(environment, run_id)
             return
         meta = await environment.logs.meta(run_id)
-        if meta.status != "finished" and not await environment.store.lease_alive(meta.token.owner):
+        if meta.status == "open" and meta.token.owner != environment.owner.id and await environment.store.lease_alive(meta.token.owner):
+            return
+        if meta.status != "finished":
             await self._lives(environment, run_id, None, time.perf_counter(), self._on_event)
 
     async def fork(self, run_id: str, step: str, *, new_id: str | None = None) -> str:
@@ -173,28 +181,32 @@ class Coordinator:
 
     async def _open(self) -> Environment:
         loop = asyncio.get_running_loop()
-        if self._environment is None or self._loop is not loop:
-            environment = self._make_environment()
-            await environment.store.open()
-            self._environment, self._loop = environment, loop
+        if self._loop is not loop:
+            self._environment, self._loop, self._opening, self._poller = None, loop, asyncio.Lock(), None
             self._drivers.clear()
             self._background.clear()
-            self._poller = None
+            self._turns.clear()
+        if self._environment is None:
+            async with self._opening:  # runs that start together share one environment: one lease, one set of breakers
+                if self._environment is None:
+                    environment = self._make_environment()
+                    await environment.store.open()
+                    self._environment = environment
         return self._environment
 
     async def _run(self, task: Task, run_id: str, hook: EventHook | None) -> RunResult:
         started = time.perf_counter()
-        record = _task_record(task)
         check_run_id(run_id)
         environment: Environment | None = None
         try:
             environment = await self._open()
+            record = _task_record(task, environment.limits)
             created, meta, state = await environment.logs.admit(run_id, record, environment.plan)
         except StoreError as error:
             if isinstance(error, DurabilityUnverified):
                 raise
-            steps_total = environment.plan.size if environment is not None else 0
-            return error_result(run_id, error, steps_total, started, None)
+            steps_total = (environment or self._make_environment()).plan.size
+            return error_result(run_id, error, steps_total, started)
         fresh = (meta, state) if created else None
         return await self._lives(environment, run_id, fresh, started, hook)
 
@@ -209,8 +221,9 @@ class Coordinator:
         """One life after another: claim, drive, and again while the run is taken from us or commands wait for it."""
         rewound = ""
         sink = _EventSink(hook) if hook is not None else None
+        turn = self._turns.setdefault(run_id, asyncio.Lock())  # claims do not keep one owner from itself
         try:
-            async with environment.owner:
+            async with turn, environment.owner:
                 while True:
                     if fresh is not None:
                         meta, admitted = fresh
@@ -234,11 +247,10 @@ class Coordinator:
                     except OwnershipLost as lost:
                         rewound = str(lost) if lost.fields.get("rewound") else ""
                         continue
-                    if result.status != "waiting" or not await environment.store.inbox(run_id):
+                    if not result.is_parked or not await environment.store.inbox(run_id):
                         return result
         except StoreError as error:
-            state = self._drivers[run_id].state if run_id in self._drivers else None
-            return error_result(run_id, error, environment.plan.size, started, state)
+            return error_result(run_id, error, environment.plan.size, started)
         finally:
             self._epochs.pop(run_id, None)
             if sink is not None:
@@ -268,11 +280,14 @@ class Coordinator:
         self._start_poller(environment)
         try:
             await driver.drive(commands)
+        except OwnershipLost:
+            raise
+        except StoreError as error:
+            return error_result(run_id, error, state.plan.size, started, commits)
         finally:
             self._drivers.pop(run_id, None)
-            if not self._drivers and self._poller is not None:
-                self._poller.cancel()
-                self._poller = None
+            if not self._drivers:
+                await self._stop_poller()
         return result_of(state, driver.outputs, commits, started)
 
     async def _run_to_the_end(self, run_id: str) -> RunResult:
@@ -281,7 +296,7 @@ class Coordinator:
         while True:
             started = time.perf_counter()
             result = await self._lives(environment, run_id, None, started, self._on_event)
-            if result.status != "waiting" or result.error_kind in {"LogCorrupted", "ForeignKey"}:
+            if not result.is_parked:
                 return result
             while not await environment.store.inbox(run_id):
                 await asyncio.sleep(pause_s)
@@ -319,6 +334,12 @@ class Coordinator:
     def _start_poller(self, environment: Environment) -> None:
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll_inboxes(environment), name="inboxes")
+
+    async def _stop_poller(self) -> None:
+        poller, self._poller = self._poller, None
+        if poller is not None:
+            poller.cancel()
+            await asyncio.wait([poller])
 
     async def _poll_inboxes(self, environment: Environment) -> None:
         """Look into the inboxes of live runs, some at a time; ends with the last run."""
@@ -406,8 +427,21 @@ class _EventSink:
             _log.exception("the on_event hook failed on %s of run %s", event.type.value, event.task_id)
 
 
-def _task_record(task: Task) -> TaskRecord:
-    return TaskRecord(task.goal, encode_output(task.inputs), task.id)
+def _task_record(task: Task, limits: Limits) -> TaskRecord:
+    """Raises OutputNotEncodable or PayloadTooLarge for inputs that cannot stand in a log."""
+    try:
+        inputs = encode_output(task.inputs)
+    except OutputNotEncodable as error:
+        field = error.field.replace("output", "inputs", 1)
+        raise OutputNotEncodable(f"task {task.id!r}: {str(error).replace(error.field, field, 1)}", field=field) from None
+    if len(inputs) > limits.payload_bytes_max:
+        raise PayloadTooLarge(
+            f"task {task.id!r}: its inputs are {len(inputs):,} bytes, over {limits.payload_bytes_max:,}; pass a reference to them",
+            step="",
+            size_bytes=len(inputs),
+            limit_bytes=limits.payload_bytes_max,
+        )
+    return TaskRecord(task.goal, inputs, task.id)
 
 
 def _task_of(state: RunState) -> Task:

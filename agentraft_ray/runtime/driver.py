@@ -37,7 +37,7 @@ from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.environment import Environment
 from agentraft_ray.runtime.outputs import AncestorOutputs, History, RunOutputs
 from agentraft_ray.runtime.results import Commits
-from agentraft_ray.runtime.steps import run_step
+from agentraft_ray.runtime.steps import ends_us, run_step
 from agentraft_ray.taxonomy import VerificationResult
 from agentraft_ray.verifier.base import VerifyInput
 
@@ -247,6 +247,8 @@ class RunDriver:
         environment, state = self.environment, self.state
         if environment.owner.is_late:
             await environment.owner.alive()
+        if not self._machine.waits_for(command.call):  # called off before it began
+            return []
         step, name = command.step, state.plan.name(command.step)
         context = StepContext(
             task=self.task,
@@ -263,6 +265,8 @@ class RunDriver:
         return self._after(await self._tracked(command.call.number, work))
 
     async def _verify(self, command: Verify) -> list[Job]:
+        if not self._machine.waits_for(command.call):
+            return []
         started = time.perf_counter()
         result = await self._tracked(command.call.number, self._judge(command))
         return self._after(VerdictReturned(command.call, result, time.perf_counter() - started))
@@ -273,7 +277,10 @@ class RunDriver:
         assert task is not None
         self._by_call[number] = task
         try:
-            return await work
+            done = await work
+            while task.cancelling():  # called off, but it went on to its end: what follows is another attempt's
+                task.uncancel()
+            return done
         finally:
             self._by_call.pop(number, None)
 
@@ -294,16 +301,18 @@ class RunDriver:
                 attempt=command.attempt,
                 deadline_s=command.timeout_s,
             )
-            result: VerificationResult | None
             if previous:
                 result = await verifier.second_opinion(request, previous)
-                if result is None and command.output is None:
-                    result = await verifier.verify(request)
+                if result is None and command.output is not None:
+                    return None
+                result = result or await verifier.verify(request)
             else:
                 result = await verifier.verify(request)
-        except Exception as error:  # noqa: BLE001 - the boundary to the user's code
+        except BaseException as error:
+            if ends_us(error):
+                raise
             return VerificationResult.fault(f"{type(error).__name__}: {error}", verifier=verifier.name)
-        return result if result is None else environment.checked(result)
+        return environment.checked(result)
 
     # --- time and the end --------------------------------------------------------------------------------------------------
 
@@ -329,8 +338,8 @@ class RunDriver:
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:  # a step that ignores its cancellation is left behind
+            await asyncio.wait(tasks, timeout=self.environment.limits.drain_s)
         if not self._stopped.done():
             self._stopped.cancel()
         for permit in self._machine.permits():

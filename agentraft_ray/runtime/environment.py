@@ -24,7 +24,7 @@ from agentraft_ray.runtime.logs import RunLogs
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.runtime.owner import Owner
 from agentraft_ray.runtime.steps import StepThreads
-from agentraft_ray.taxonomy import VerificationResult
+from agentraft_ray.taxonomy import Cost, VerdictKind, VerificationResult
 from agentraft_ray.verifier.base import Verifier
 
 _log = logging.getLogger("agentraft_ray")
@@ -118,6 +118,20 @@ class Environment:
         """A verdict that makes sense and says who gave it; what does not is a verifier fault."""
         if not isinstance(result, VerificationResult):
             return VerificationResult.fault(f"the verifier returned {type(result).__name__}, not a VerificationResult")
-        if not 0.0 <= result.confidence <= 1.0 or (result.passed and result.error_type is not ErrorType.NONE):
-            return VerificationResult.fault(f"the verifier returned a verdict that contradicts itself: {result!r}")
+        if not _makes_sense(result):
+            return VerificationResult.fault(f"the verifier returned a verdict that contradicts itself: {result!r}"[:500])
         return result if result.verifier else replace(result, verifier=self.verifier.name)
+
+
+def _makes_sense(result: VerificationResult) -> bool:
+    """Whether a verdict is of the types that it declares and at one with itself."""
+    texts = (result.reasoning, result.verifier, result.prompt, result.calibration, *result.evidence)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(result.evidence, (tuple, list)):
+        return False
+    if not all(text is None or isinstance(text, str) for text in (result.hint, result.blame)) or not isinstance(result.cost, Cost):
+        return False
+    if not isinstance(result.error_type, ErrorType) or not isinstance(result.confidence, (int, float)):
+        return False
+    if result.passed and result.error_type is not ErrorType.NONE:
+        return False
+    return 0.0 <= result.confidence <= 1.0 and result.passed is (result.kind is VerdictKind.PASS) and isinstance(result.kind, VerdictKind)

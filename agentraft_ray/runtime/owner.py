@@ -24,25 +24,27 @@ class Owner:
         self._users = 0
         self._task: asyncio.Task[None] | None = None
         self._alive = asyncio.Event()
+        self._changing = asyncio.Lock()  # a lease that is given back must not overtake one that is taken again
 
     async def __aenter__(self) -> Owner:
-        """Hold the lease for as long as at least one user is inside."""
-        self._users += 1
-        if self._users == 1:
-            await self._renew()
-            self._task = asyncio.create_task(self._keep_alive(), name=f"lease of {self.id}")
-        else:
-            await self._alive.wait()
+        """Hold the lease for as long as at least one user is inside. Raises StoreError when it cannot be had."""
+        async with self._changing:
+            if self._users == 0:
+                await self._renew()
+                self._task = asyncio.create_task(self._keep_alive(), name=f"lease of {self.id}")
+            self._users += 1
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._users -= 1
-        if self._users == 0 and self._task is not None:
-            self._task.cancel()
-            self._task = None
-            self._alive.clear()
-            with contextlib.suppress(StoreError):
-                await self._store.release_lease(self.id)
+        async with self._changing:
+            if self._users == 0 and self._task is not None:
+                task, self._task = self._task, None
+                task.cancel()
+                await asyncio.wait([task])
+                self._alive.clear()
+                with contextlib.suppress(StoreError):
+                    await self._store.release_lease(self.id)
 
     @property
     def is_late(self) -> bool:

@@ -78,8 +78,10 @@ def result_of(state: RunState, outputs: RunOutputs, commits: Commits, started: f
     return result
 
 
-def error_result(run_id: str, error: AgentRaftError, steps_total: int, started: float, state: RunState | None) -> RunResult:
-    """The result of a life that ended without the log saying how: the store was lost, or another owner took over."""
+def error_result(
+    run_id: str, error: AgentRaftError, steps_total: int, started: float, commits: Commits | None = None
+) -> RunResult:
+    """The result of a life that ended without the log saying how: the store was lost. `commits` = what is known to stand in it."""
     return RunResult(
         task_id=run_id,
         success=False,
@@ -87,8 +89,7 @@ def error_result(run_id: str, error: AgentRaftError, steps_total: int, started: 
         error=f"{type(error).__name__}: {error}",
         status="waiting",
         waiting_for=(type(error).__name__,),
-        verified_count=state.committed if state is not None else 0,
-        rollbacks=state.thrown_away + state.rollbacks if state is not None else 0,
+        verified_count=len(commits.by_step or ()) if commits is not None else 0,
         steps_total=steps_total,
         error_kind=type(error).__name__,
         error_fields=dict(error.fields),

@@ -19,7 +19,7 @@ from agentraft_ray.pipeline import StepContext
 from agentraft_ray.protocol.messages import Call, StepRaised, StepReturned
 from agentraft_ray.taxonomy import Cost, FailureCause
 
-__all__ = ["StepThreads", "run_step"]
+__all__ = ["StepThreads", "ends_us", "run_step"]
 
 
 class StepThreads:
@@ -73,7 +73,9 @@ async def run_step(
             output = await threads.call(fn, ctx)
             if inspect.isawaitable(output):
                 output = await output
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary to the user's code
+    except BaseException as error:
+        if ends_us(error):
+            raise
         return StepRaised(call, FailureCause.RAISED, _describe(error), _cost(ctx, started))
     try:
         data = encode_output(output)
@@ -83,6 +85,14 @@ async def run_step(
         message = f"PayloadTooLarge: the output is {len(data):,} bytes, over {bytes_max:,}; store it elsewhere and return a reference"
         return StepRaised(call, FailureCause.TOO_LARGE, message, _cost(ctx, started), final=True)
     return StepReturned(call, data, _cost(ctx, started))
+
+
+def ends_us(error: BaseException) -> bool:
+    """Whether what user code let through is meant for this task or this process, and not a failure of that code."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, KeyboardInterrupt)
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:

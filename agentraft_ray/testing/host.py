@@ -96,6 +96,8 @@ class Host:
         """Everything volatile is gone; a new process comes some time later."""
         self.world.note("crash", self.owner)
         self.is_up = False
+        for life in self.lives.values():
+            self.world.outside.cancel_all(life.run, life.machine.token)
         self.lives, self._mail = {}, []
         self.world.after(self.world.rng.uniform(0.5, 30.0), self.boot)
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,10 +25,11 @@ from benchmarks.kill9.audit import Audit
 from benchmarks.kill9.life import READY, WORKING
 from benchmarks.kill9.work import executions, make_pipeline
 
-__all__ = ["Findings", "Kill", "plan_kills", "run_campaign"]
+__all__ = ["Findings", "Kill", "plan_kills", "run_campaign", "summary_lines"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE_S = 60.0  # for a life to say a word; a wedged one is a finding
+_POLL_S = 0.005
 _SHARE = 0.5  # a kill comes at the latest after this share of the time that an undisturbed run takes
 
 Kind = Literal["process", "server", "both"]
@@ -66,7 +67,7 @@ def plan_kills(kills: int, seed: int) -> list[Kill]:
     return [Kill(kind, rng.random(), rng.random() < 0.15, rng.random() < 0.5) for kind in kinds]
 
 
-async def run_campaign(directory: Path, *, kills: int, seed: int, tell: Any = lambda _text: None) -> Findings:
+async def run_campaign(directory: Path, *, kills: int, seed: int, tell: Callable[[str], None] = lambda _text: None) -> Findings:
     """Spend all kills on as many runs as that takes; every run is let live until it has finished."""
     started = time.monotonic()
     reference = _Run(directory / "undisturbed", "undisturbed", [], 0.0)
@@ -177,7 +178,11 @@ class _Run:
             delay_s = self._planned[0].moment * self._delay_s_max
             if await _ends_within(process, delay_s):
                 return False
-            kill = self._planned.pop(0)
+            kill = self._planned[0]
+            if kill.kind != "process" and not await self._server_runs():
+                self.audit.violations.append(f"life {self.lives}: the server was not started again for {_PATIENCE_S:.0f} s")
+                return False
+            self._planned.pop(0)
             self.kills[kill.kind] += 1
             if kill.kind != "process" and kill.server_first:
                 self._kill_server()
@@ -191,6 +196,15 @@ class _Run:
         if not await _ends_within(process, _PATIENCE_S):
             self.audit.violations.append(f"life {self.lives} did nothing more for {_PATIENCE_S:.0f} s")
         return False
+
+    async def _server_runs(self) -> bool:
+        """Wait until there is a server to kill: one that was killed a moment ago may not be up again."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while self._server.pid is None:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
 
     def _kill_server(self) -> None:
         pid = self._server.pid
@@ -233,7 +247,10 @@ def summary_lines(found: Findings) -> Iterator[str]:
     """The findings for people."""
     kills = ", ".join(f"{count} {kind}" for kind, count in found.kills.items())
     yield f"kills: {sum(found.kills.values())} ({kills}), seed {found.seed}; {found.runs} runs, {found.lives} lives, {found.seconds:,.0f} s"
-    yield f"steps committed {found.steps_committed:,}, executions {found.executions:,} (retries included), rollbacks {found.rollbacks}"
-    yield f"executed again because nothing was recorded before the kill: {found.executed_again}"
-    yield f"violations: {len(found.violations)}"
+    yield (
+        f"steps committed at the end {found.steps_committed:,}, executions {found.executions:,}, of which {found.executed_again} again "
+        "because the kill came before anything was recorded"
+    )
+    yield f"outputs thrown away and rolled back on the way: {found.rollbacks}"
+    yield f"committed steps that ran again, outputs that differ, runs that did not finish: {len(found.violations)}"
     yield from (f"  {text}" for text in found.violations)

@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     if found.violations:
-        print(f"repeat it: python -m benchmarks kill9 --kills {kills} --seed {options.seed}; what is left of it: {directory}", file=sys.stderr)
+        print(
+            f"repeat it: python -m benchmarks kill9 --kills {kills} --seed {options.seed}; what is left of it: {directory}", file=sys.stderr
+        )
         return 1
     shutil.rmtree(directory)
     return 0

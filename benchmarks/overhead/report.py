@@ -69,7 +69,8 @@ def _aim_lines(loads: Sequence[Load]) -> Iterator[str]:
         verdict = "MET" if load.steps_per_s >= AIM_STEPS_PER_S else "NOT MET"
         yield (
             f"  aim: {AIM_STEPS_PER_S:,} fsync-durable steps/s at {AIM_RUNS:,} runs at a time: {verdict} ({load.steps_per_s:,.0f}); by CPU "
-            f"alone, a core for Python allows {1e6 / python_us:,.0f}" + (f" and one for the server {1e6 / server_us:,.0f}" if server_us else "")
+            f"alone, a core for Python allows {1e6 / python_us:,.0f}"
+            + (f" and one for the server {1e6 / server_us:,.0f}" if server_us else "")
         )
 
 

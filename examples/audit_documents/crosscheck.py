@@ -8,7 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TypedDict
 
 from examples.audit_documents.facts import Facts
@@ -82,10 +82,10 @@ def packages_of(all_facts: list[Facts]) -> dict[str, tuple[Facts, list[Facts]]]:
     return packages
 
 
-def cross_check(all_facts: list[Facts], all_names: Iterable[str]) -> list[Finding]:
+def cross_check(all_facts: list[Facts]) -> list[Finding]:
     """All findings, grouped by kind in the order of FINDINGS, each kind sorted by subject."""
     found = [*_licence_findings(all_facts), *_two_versions(all_facts), *_labels(all_facts), *_same_text(all_facts)]
-    found += _broken_links(all_facts, set(all_names))
+    found += _broken_links(all_facts)
     by_kind: dict[str, list[Finding]] = defaultdict(list)
     for finding in sorted(found, key=lambda one: (one["subject"], one["documents"])):
         by_kind[finding["kind"]].append(finding)
@@ -169,21 +169,8 @@ def _same_text(all_facts: list[Facts]) -> Iterator[Finding]:
             yield Finding(kind="same_text", subject="", documents=names, quotes=[])
 
 
-def _broken_links(all_facts: list[Facts], names: set[str]) -> Iterator[Finding]:
-    folders = {folder for name in names for folder in _folders_of(name)}
+def _broken_links(all_facts: list[Facts]) -> Iterator[Finding]:
     for one in all_facts:
-        if one["kind"] != "text":
-            continue
-        for link in one["links"]:
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(one["name"]), link))
-            # A link that leaves the audited directory cannot be judged.
-            if target.startswith(("..", "/")) or target in names or target in folders:
-                continue
+        for link in one["broken_links"]:
             quotes = [Quote(text=link, source=one["name"])]
             yield Finding(kind="broken_link", subject="", documents=[one["name"]], quotes=quotes)
-
-
-def _folders_of(name: str) -> Iterator[str]:
-    while name := posixpath.dirname(name):
-        yield name
-    yield "."

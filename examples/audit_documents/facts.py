@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from email.parser import HeaderParser
+from pathlib import Path
 from typing import NotRequired, TypedDict
+from urllib.parse import unquote
 
 from examples.audit_documents.licences import declared_ids, licence_ids
 
@@ -61,7 +63,7 @@ class Facts(TypedDict):
     figures: list[Statement]
     quotations: list[Statement]
     labels: list[Label]
-    links: list[str]
+    broken_links: list[str]
     licences: list[str]
     package: NotRequired[dict[str, str]]
     declared: NotRequired[dict[str, list[str]]]
@@ -87,8 +89,8 @@ def unread(name: str, size_bytes: int, sha256: str, why: str) -> Facts:
     return _facts(name, size_bytes, sha256, why)
 
 
-def facts_of(name: str, text: str, size_bytes: int, sha256: str) -> Facts:
-    """The facts of a document whose text is known."""
+def facts_of(name: str, text: str, size_bytes: int, sha256: str, *, path: str) -> Facts:
+    """The facts of a document whose text is known; `path` is where its relative links start."""
     facts = _facts(name, size_bytes, sha256, "")
     facts["kind"], facts["words"] = kind_of(name, text), word_count(text)
     prose = text
@@ -101,6 +103,8 @@ def facts_of(name: str, text: str, size_bytes: int, sha256: str) -> Facts:
     facts["title"] = facts["title"] or _title(lines)
     if facts["kind"] in ("text", "metadata"):
         _read_prose(facts, lines)
+    if facts["kind"] == "text" and path.lower().endswith((".md", ".markdown")):
+        facts["broken_links"] = _broken_links(lines, Path(path).parent)
     return facts
 
 
@@ -118,7 +122,7 @@ def _facts(name: str, size_bytes: int, sha256: str, why: str) -> Facts:
         figures=[],
         quotations=[],
         labels=[],
-        links=[],
+        broken_links=[],
         licences=[],
     )
 
@@ -154,9 +158,13 @@ def _read_prose(facts: Facts, lines: list[str]) -> None:
     if facts["kind"] == "text":
         found = [(match[1], match[2].strip(), line.strip()) for line in lines if (match := _LABEL.match(line))]
         facts["labels"] = [Label(label=label, value=value, line=line) for label, value, line in found][:LABELS_MAX]
-        targets = (target.partition("#")[0] for line in lines for target in _LINK.findall(line))
-        local = dict.fromkeys(one for one in targets if one and "://" not in one and not one.startswith("mailto:"))
-        facts["links"] = list(local)[:LINKS_MAX] if facts["name"].lower().endswith((".md", ".markdown")) else []
+
+
+def _broken_links(lines: list[str], folder: Path) -> list[str]:
+    """Relative links that lead to nothing on disk. One that starts at a root or names a scheme cannot be judged here."""
+    targets = dict.fromkeys(target.partition("#")[0] for line in lines for target in _LINK.findall(line))
+    relative = [one for one in targets if one and ":" not in one and not one.startswith("/")]
+    return [one for one in relative if not (folder / unquote(one)).exists()][:LINKS_MAX]
 
 
 def _is_whole(sentence: str) -> bool:

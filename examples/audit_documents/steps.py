@@ -70,7 +70,7 @@ def extract(ctx: StepContext) -> list[Facts]:
 def compare(ctx: StepContext) -> CrossCheck:
     """Cross-check the facts of all shards."""
     all_facts = facts_in(ctx.outputs)
-    findings = cross_check(all_facts, [one["name"] for one in ctx.outputs["survey"]["documents"]])
+    findings = cross_check(all_facts)
     return CrossCheck(findings=findings, material=material_of(all_facts, findings, counts_of(all_facts, findings)))
 
 
@@ -148,4 +148,4 @@ def _facts(listed: Listed, *, tolerant: bool) -> Facts:
     if corpus.is_binary(data):
         return unread(*known, "not a text file")
     text = corpus.decode(data, tolerant=tolerant)
-    return unread(*known, "not UTF-8") if text is None else facts_of(listed["name"], text, *known[1:])
+    return unread(*known, "not UTF-8") if text is None else facts_of(listed["name"], text, *known[1:], path=listed["path"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import redis
 
@@ -87,3 +89,47 @@ def running(binary: Path, **settings: str) -> Iterator[TestServer]:
             if server.process is not None:
                 server.process.send_signal(signal.SIGCONT)
             server.kill()
+
+
+class LossyProxy:
+    """Stands before a server; `lose` lets the next request that contains a word through and drops the connection at its reply."""
+
+    def __init__(self, server: TestServer) -> None:
+        self.server = server
+        self.socket = server.directory / "p"
+        self.url = f"unix://{self.socket}"
+        self.lost = 0
+        self._word: bytes | None = None
+        self._pumps: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_unix_server(self._serve, self.socket)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listener.close()
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    def lose(self, word: bytes) -> None:
+        self._word = word
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._pumps.add(task)
+        task.add_done_callback(self._pumps.discard)
+        far_reader, far_writer = await asyncio.open_unix_connection(str(self.server.socket))
+        try:
+            while request := await reader.read(2**20):
+                loses = self._word is not None and self._word in request
+                far_writer.write(request)
+                reply = await far_reader.read(2**20)
+                if loses:
+                    self._word, self.lost = None, self.lost + 1
+                    return
+                writer.write(reply)
+        finally:
+            writer.close()
+            far_writer.close()

@@ -16,11 +16,12 @@ import pytest
 from agentraft_ray.checkpoint import AnswerKind, Command, RedisCheckpointStore
 from agentraft_ray.checkpoint.base import RunStore
 from agentraft_ray.checkpoint.embedded import EmbeddedServer
+from agentraft_ray.checkpoint.scripts import TRANSITION, sha1
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import DurabilityUnverified, StoreError, StoreFull, StoreUnavailable
-from agentraft_ray.identity import OwnerToken
+from agentraft_ray.identity import GENESIS, OwnerToken, chain, digest
 from agentraft_ray.testing.store_conformance import Pen, StoreConformance, admitted, new_run_id, present
-from tests.store.servers import TestServer, binaries, running
+from tests.store.servers import LossyProxy, TestServer, binaries, running
 
 pytestmark = pytest.mark.server
 
@@ -104,6 +105,32 @@ async def test_what_was_acknowledged_survives_the_server_being_killed_and_stands
     for pen in pens:
         assert (await store.read(pen.run_id))[2:] == acknowledged[pen.run_id]
     await store.close()
+
+
+async def test_a_write_whose_answer_is_lost_is_made_once_and_answered_as_the_first_time(server: TestServer) -> None:
+    async with LossyProxy(server) as proxy:
+        store = RedisCheckpointStore(proxy.url, limits=Limits(store_wait_s=10))
+        await store.open()
+        run_id, record = new_run_id(), b"first"
+        script = sha1(TRANSITION).encode()
+        for number in range(2):  # the first time the server does not know the script yet, so that no write is lost
+            proxy.lose(script)
+            run_id = new_run_id()
+            assert (await store.admit(run_id, digest(b"task"), record, chain(GENESIS, record))).created
+            assert proxy.lost == number + 1
+        pen = Pen(store, run_id, OwnerToken(0, "first"))
+        proxy.lose(script)
+        assert (await pen.claim(await present(store, run_id))).kind is AnswerKind.APPENDED
+        proxy.lose(script)
+        assert await store.push_command(run_id, Command("c", b"body"))
+        proxy.lose(script)
+        assert (await pen.write(b"one", taken=("c",))).kind is AnswerKind.APPENDED
+        assert await store.read(run_id) == [b"first", b"claimed by first", b"one"]
+        proxy.lose(script)
+        assert (await pen.write(b"end", status="finished")).kind is AnswerKind.APPENDED
+        assert (await present(store, run_id)).index == 4
+        assert await store.inbox(run_id) == []
+        await store.close()
 
 
 # --- promises that the server stops keeping ----------------------------------------------------------------------------------

@@ -299,6 +299,14 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(server: TestServe
             assert (await present(store, pen.run_id)).index == 3 + number
 
 
+async def test_an_inbox_that_nobody_empties_refuses_by_name(store: RedisCheckpointStore) -> None:
+    pen = await admitted(store)
+    for number in range(4):
+        assert await store.push_command(pen.run_id, Command(f"c{number}", b""))
+    with pytest.raises(StoreError, match="resume the run"):
+        await store.push_command(pen.run_id, Command("c4", b""))
+
+
 def test_settings_that_cannot_be_are_refused() -> None:
     for words in ({"prefix": "a{b}"}, {"prefix": ""}, {"durability": "replicated(0)"}, {"durability": "maybe"}, {"max_connections": 2}):
         with pytest.raises(InvalidConfig):

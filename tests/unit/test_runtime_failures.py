@@ -42,9 +42,12 @@ async def run(steps: Any, **options: Any) -> RunResult:
 
 
 def nothing_is_left() -> bool:
-    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    """No task now, and no thread but those that are on their very way out."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("agentraft"):
+            thread.join(1.0)
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("agentraft")]
-    return not tasks and not threads
+    return asyncio.all_tasks() == {asyncio.current_task()} and not threads
 
 
 # --- the step raises ---------------------------------------------------------------------------------------------------------
