@@ -83,7 +83,8 @@ class AnswerKind(str, Enum):
     """APPENDED: it stands in the log (also when a retry finds that it already did). Everything else: nothing was written.
 
     FENCED: another token owns the run. MOVED: the token is right but index or head are not (a log that was rewound looks so).
-    FINISHED: the run has ended. LEASED: a claim was refused because the owner's lease lives. MISSING: no such run.
+    FINISHED: the run has ended. LEASED: a claim was refused because the owner's lease lives
+    and it has not put the run aside (parked). MISSING: no such run.
     FOREIGN: a key of the run has a type that is not ours. NO_BLOB: a needed blob is not there.
     """
 

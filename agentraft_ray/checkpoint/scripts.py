@@ -172,7 +172,7 @@ local function append(e, at)
   local index, problem = length(KEYS[at + 1])
   if owner ~= e.expected then return {'fenced', owner, index, m[4]} end
   if m[3] == 'finished' then return {'finished', owner, index, m[4]} end
-  if e.leased then return {'leased', owner, index, m[4]} end
+  if e.leased and m[3] ~= 'parked' then return {'leased', owner, index, m[4]} end
   if problem then return problem end
   if index ~= e.index or m[4] ~= e.head then return {'moved', owner, index, m[4]} end
   local size = tonumber(m[5])

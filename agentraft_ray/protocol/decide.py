@@ -539,8 +539,8 @@ def _because(command: CommandReceived) -> str:
 def _fail_exhausted(m: RunMachine, step: int) -> None:
     history, name = m.state.history(step), m.plan.name(step)
     last = history.error_type or history.message
-    fields: dict[str, Any] = {"step": name, "attempts": history.attempt, "error_type": history.error_type or None}
-    _fail_run(m, "MaxRetriesExceeded", f"step {name!r} failed {history.attempt} attempts, the last with {last}", fields)
+    fields: dict[str, Any] = {"step": name, "attempts": history.made, "error_type": history.error_type or None}
+    _fail_run(m, "MaxRetriesExceeded", f"step {name!r} failed {history.made} attempts, the last with {last}", fields)
 
 
 def _fail_budget(m: RunMachine, resource: str, limit: float) -> None:

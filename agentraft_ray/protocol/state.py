@@ -45,8 +45,8 @@ _COMMITTED = 1
 class StepHistory:
     """What is remembered of a step that did not commit at once.
 
-    Counts are those of the present lineage. `attempt` is the number of the attempt that is open or comes next; it never goes
-    back. `rejected` maps (inputs digest, output digest) to who rejected that output, each time; `judge` is who did so last.
+    `rejections` and `errors` count in the present lineage, `made` all attempts that ended. `attempt` is the number of the attempt
+    that is open or comes next; it never goes back. `rejected` maps (inputs digest, output digest) to who rejected that output, each time; `judge` is who did so last.
     """
 
     __slots__ = (
@@ -58,6 +58,7 @@ class StepHistory:
         "hint",
         "judge",
         "lineage",
+        "made",
         "message",
         "rejected",
         "rejections",
@@ -66,6 +67,7 @@ class StepHistory:
     def __init__(self) -> None:
         self.lineage = 0
         self.attempt = 0
+        self.made = 0
         self.rejections = 0
         self.errors = 0
         self.final = False
@@ -308,6 +310,7 @@ class RunState:
         history.rejected[key] = (*history.rejected.get(key, ()), certificate.verifier)
         history.rejections += 1
         history.attempt += 1
+        history.made += 1
         history.hint, history.message, history.error_type = record.hint, record.reasoning, certificate.error_type
         history.failed_at, history.judge = record.at, certificate.verifier
         suspect = self._suspect(step, record.blame)
@@ -341,6 +344,7 @@ class RunState:
         history = self.histories.setdefault(record.step, StepHistory())
         history.errors += 1
         history.attempt += 1
+        history.made += 1
         history.final = record.final
         history.hint = _FAILURE_HINTS.get(record.cause)
         history.message, history.error_type, history.failed_at = record.message, "", record.at
@@ -371,7 +375,9 @@ class RunState:
         history.rejected[key] = (*history.rejected.get(key, ()), certificate.verifier)
         history.judge, history.error_type = certificate.verifier, certificate.error_type
         for step in cone:
-            self.histories.setdefault(step, StepHistory()).start_lineage(record.hint if step == suspect else None)
+            history = self.histories.setdefault(step, StepHistory())
+            history.start_lineage(record.hint if step == suspect else None)
+            history.made += self._status[step]
             self.committed -= self._status[step]
             self._status[step] = 0
             self.ready.discard(step)
@@ -379,8 +385,8 @@ class RunState:
                 forgotten.pop(step, None)
         self._inputs.clear()
         gone = set(cone)
-        for key in [key for key in self.reservations if key[0] in gone]:
-            del self.reservations[key]
+        for reserved in [one for one in self.reservations if one[0] in gone]:
+            del self.reservations[reserved]
         self.ready.add(suspect)
         self._progress(record.at)
 

@@ -13,7 +13,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from agentraft_ray.checkpoint.base import AnswerKind, RunMeta
-from agentraft_ray.checkpoint.codec import decode_output, encode_output
+from agentraft_ray.checkpoint.codec import encode_output
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import (
     DurabilityUnverified,
@@ -266,12 +266,13 @@ class Coordinator:
         rewound: str,
     ) -> RunResult:
         commits = Commits(environment.limits.result_steps_max)
+        commits.expect(environment.plan.size)
         state = admitted if admitted is not None else await environment.logs.fold(run_id, commits.note)
         tell = None if sink is None else lambda announce: sink.put(event_of(run_id, state.plan, announce))
         if tell is not None:
             resumed = "" if admitted is not None else f"resumed from checkpoint {state.committed} of {state.plan.size}"
             tell(Announce("run_start", -1, 0, 0, 0, detail=resumed, at=state.admitted_at))
-        driver = RunDriver(environment, state, _task_of(state), commits, tell)
+        driver = RunDriver(environment, state, commits, tell)
         if rewound:
             await driver.park(RunParked((f"rewound: {rewound}"[:500],), time.time()))
             return result_of(state, driver.outputs, commits, started)
@@ -442,7 +443,3 @@ def _task_record(task: Task, limits: Limits) -> TaskRecord:
             limit_bytes=limits.payload_bytes_max,
         )
     return TaskRecord(task.goal, inputs, task.id)
-
-
-def _task_of(state: RunState) -> Task:
-    return Task(state.task.goal, decode_output(state.task.inputs), state.task.id)

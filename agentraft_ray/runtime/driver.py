@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Command
+from agentraft_ray.checkpoint.codec import decode_output
 from agentraft_ray.errors import AgentRaftError, LogCorrupted, OwnershipLost
 from agentraft_ray.pipeline import StepContext, Task
 from agentraft_ray.protocol.machine import RunMachine
@@ -53,13 +54,11 @@ class RunDriver:
         self,
         environment: Environment,
         state: RunState,
-        task: Task,
         commits: Commits,
         tell: Callable[[Announce], None] | None,
     ) -> None:
         self.environment = environment
         self.state = state
-        self.task = task
         self.commits = commits
         seal = environment.seal
         self.outputs = RunOutputs(state, environment.output_types, environment.store, seal, environment.limits.cached_outputs_bytes_max)
@@ -251,7 +250,7 @@ class RunDriver:
             return []
         step, name = command.step, state.plan.name(command.step)
         context = StepContext(
-            task=self.task,
+            task=self._task_copy(),
             outputs=AncestorOutputs(self.outputs, step),
             attempt=command.attempt,
             hint=command.hint,
@@ -260,9 +259,14 @@ class RunDriver:
             lineage=command.lineage,
             sample=command.sample,
         )
-        fn = environment.pipeline.step_at(step).fn
-        work = run_step(command.call, fn, context, environment.threads, environment.limits.payload_bytes_max)
+        fn, wanted = environment.pipeline.step_at(step).fn, self.outputs.type_of(step)
+        work = run_step(command.call, fn, context, environment.threads, environment.limits.payload_bytes_max, wanted)
         return self._after(await self._tracked(command.call.number, work))
+
+    def _task_copy(self) -> Task:
+        """The task as one reader may have it: what that does to the inputs reaches nobody else."""
+        task = self.state.task
+        return Task(task.goal, decode_output(task.inputs), task.id)
 
     async def _verify(self, command: Verify) -> list[Job]:
         if not self._machine.waits_for(command.call):
@@ -294,7 +298,7 @@ class RunDriver:
                 data = outputs.data(command.step)
                 previous = outputs.record_at(command.position).certificate.verifier
             request = VerifyInput(
-                task=self.task,
+                task=self._task_copy(),
                 step=environment.pipeline.steps[command.step],
                 output=outputs.decode(command.step, data),
                 history=History(outputs, command.step),

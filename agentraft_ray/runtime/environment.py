@@ -125,8 +125,10 @@ class Environment:
 
 def _makes_sense(result: VerificationResult) -> bool:
     """Whether a verdict is of the types that it declares and at one with itself."""
+    if not isinstance(result.evidence, (tuple, list)):
+        return False
     texts = (result.reasoning, result.verifier, result.prompt, result.calibration, *result.evidence)
-    if not all(isinstance(text, str) for text in texts) or not isinstance(result.evidence, (tuple, list)):
+    if not all(isinstance(text, str) for text in texts):
         return False
     if not all(text is None or isinstance(text, str) for text in (result.hint, result.blame)) or not isinstance(result.cost, Cost):
         return False

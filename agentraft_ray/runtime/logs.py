@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Checkpoint, RunMeta, RunStore
 from agentraft_ray.checkpoint.codec import decode_output
@@ -22,11 +24,13 @@ from agentraft_ray.protocol.records import (
     decode_record,
     encode_record,
 )
-from agentraft_ray.protocol.state import RunState
+from agentraft_ray.protocol.state import RunState, fold
 
 __all__ = ["RunLogs", "admission_digest", "checkpoints_of_log"]
 
 _READ_RECORDS_MAX = 5_000
+_COPY_RECORDS_MAX = 500
+_COPY_BYTES_MAX = 1024 * 1024
 
 
 def admission_digest(task: TaskRecord, plan: Plan) -> bytes:
@@ -142,6 +146,7 @@ class RunLogs:
         if index is None:
             raise FingerprintMismatch(f"pipeline {plan.spec.name!r} has no step {step!r} to fork at", run_id=run_id, changed=step)
         cut = _cut(origin, records, index)
+        _refuse_unlike(fold(run_id, records[:cut]), plan)
         admitted = RunAdmitted(new_id, origin.task, plan.spec, plan.fingerprint, time.time(), forked_from=(run_id, cut))
         state = RunState(new_id)
         first = self.seal.seal(new_id, 0, encode_record(admitted))
@@ -156,15 +161,17 @@ class RunLogs:
         token = OwnerToken(max(origin.token.epoch, 0) + 1, owner)
         claimed = OwnerClaimed(token.epoch, token.owner, time.time())
         expected: OwnerToken | None = NO_OWNER
-        todo: list[Record] = [record for record, _ in prefix] + [claimed]
+        todo: deque[Record] = deque([*(record for record, _ in prefix), claimed])
         while todo:
-            chunk, todo = todo[:500], todo[500:]
             index, head, stored, blobs = state.index, state.head, [], []
-            for record in chunk:
+            size = 0
+            while todo and len(stored) < _COPY_RECORDS_MAX and size < _COPY_BYTES_MAX:
+                record = todo.popleft()
                 data = self.seal.seal(state.run_id, state.index, encode_record(record))
                 state.apply(record, data)
                 stored.append(data)
-                blobs += await self._copied_blob(origin.run_id, state.run_id, record)
+                blobs += (copied := await self._copied_blob(origin.run_id, state.run_id, record))
+                size += len(data) + sum(len(blob) for _, blob in copied)
             answer = await self.store.append(
                 AppendEntry(state.run_id, token, state.head, index, head, tuple(stored), state.head, claim=expected, blobs=tuple(blobs))
             )
@@ -200,6 +207,25 @@ def _cut(state: RunState, records: list[tuple[Record, bytes]], step: int) -> int
         if about == step or isinstance(record, RunFinished):
             return position
     return len(records)
+
+
+def _refuse_unlike(kept: RunState, plan: Plan) -> None:
+    """Raise FingerprintMismatch where a fork would keep what `plan` names, feeds, wants or judges otherwise."""
+    for step in range(kept.plan.size):
+        if not kept.is_committed(step) and step not in kept.histories:
+            continue
+        if step >= plan.size or _nature(plan, step) != _nature(kept.plan, step):
+            name = kept.plan.name(step)
+            raise FingerprintMismatch(
+                f"run {kept.run_id!r} cannot be forked there: step {name!r}, which the fork would keep, differs in this pipeline; "
+                f"fork at {name!r} or before it",
+                run_id=kept.run_id,
+                changed=name,
+            )
+
+
+def _nature(plan: Plan, step: int) -> tuple[Any, ...]:
+    return plan.name(step), plan.parents(step), plan.goal(step), plan.judged_by(step), plan.step(step).version
 
 
 def changed_between(stored: Plan, wanted: Plan) -> str:

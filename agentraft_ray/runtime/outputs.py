@@ -15,6 +15,8 @@ from agentraft_ray.protocol.state import RunState
 
 __all__ = ["AncestorOutputs", "History", "RunOutputs"]
 
+_ENTRY_BYTES = 250  # what keeping an output takes besides its bytes; small outputs would otherwise cost many times the limit
+
 
 class RunOutputs:
     """The committed outputs of one run by step. The newest ones, up to `bytes_max`, are kept as bytes; older ones are read back."""
@@ -32,19 +34,23 @@ class RunOutputs:
     def keep(self, step: int, position: int, data: bytes) -> None:
         """Remember an output that was just committed."""
         old = self._cache.pop(step, None)
-        self._bytes += len(data) - (len(old[1]) if old else 0)
+        self._bytes += len(data) - len(old[1]) if old else len(data) + _ENTRY_BYTES
         self._cache[step] = (position, data)
         while self._bytes > self._bytes_max and len(self._cache) > 1:
             _, (_, dropped) = self._cache.popitem(last=False)
-            self._bytes -= len(dropped)
+            self._bytes -= len(dropped) + _ENTRY_BYTES
 
     def value(self, step: int) -> Any:
         """The committed output of a step, decoded; an isolated copy."""
         return self.decode(step, self.data(step))
 
+    def type_of(self, step: int) -> Any:
+        """The type that the step function declares for its output; None for plain data."""
+        return self._types[step % len(self._types)]
+
     def decode(self, step: int, data: bytes) -> Any:
         """An output of a step as everyone sees it, through the type that the step function declares."""
-        return decode_output(data, self._types[step % len(self._types)])
+        return decode_output(data, self.type_of(step))
 
     def data(self, step: int) -> bytes:
         """The encoded bytes of a committed output."""

@@ -34,7 +34,12 @@ class Commits:
         elif type(record) is RolledBack:
             for step, _ in record.removed:
                 self._by_step.pop(step, None)
-        elif type(record) is RunAdmitted and len(record.plan.block) * record.plan.repeats > self._steps_max:
+        elif type(record) is RunAdmitted:
+            self.expect(len(record.plan.block) * record.plan.repeats)
+
+    def expect(self, steps: int) -> None:
+        """Say how long the run is, where its admission is not read from the log."""
+        if steps > self._steps_max:
             self._by_step = None
 
     @property
@@ -78,9 +83,7 @@ def result_of(state: RunState, outputs: RunOutputs, commits: Commits, started: f
     return result
 
 
-def error_result(
-    run_id: str, error: AgentRaftError, steps_total: int, started: float, commits: Commits | None = None
-) -> RunResult:
+def error_result(run_id: str, error: AgentRaftError, steps_total: int, started: float, commits: Commits | None = None) -> RunResult:
     """The result of a life that ended without the log saying how: the store was lost. `commits` = what is known to stand in it."""
     return RunResult(
         task_id=run_id,
@@ -113,21 +116,21 @@ def _step_run(state: RunState, outputs: RunOutputs, step: int, commit: tuple[Cer
             step,
             name,
             "committed",
-            history.attempt + 1,
+            history.made + 1,
             partial(verdict_of, certificate),
             cost.seconds * 1000.0,
             cost,
             partial(outputs.value, step),
         )
     if step in state.proposed:
-        return StepRun(step, name, "waiting", history.attempt + 1)
-    if not history.attempt:
+        return StepRun(step, name, "waiting", history.made + 1)
+    if not history.made:
         return StepRun(step, name, "pending", 0)
     judged = None
     if history.error_type:
         error_type = ErrorType(history.error_type)
         judged = partial(VerificationResult.fail, error_type, hint=history.hint, reasoning=history.message, verifier=history.judge)
-    return StepRun(step, name, "failed", history.attempt, judged)
+    return StepRun(step, name, "failed", history.made, judged)
 
 
 class _LoggedSteps(Sequence[StepRun]):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from agentraft_ray.checkpoint.codec import encode_output
+from agentraft_ray.checkpoint.codec import decode_output, encode_output
 from agentraft_ray.errors import OutputNotEncodable
 from agentraft_ray.pipeline import StepContext
 from agentraft_ray.protocol.messages import Call, StepRaised, StepReturned
@@ -62,9 +62,12 @@ def _settle(done: asyncio.Future[Any], output: Any, error: BaseException | None)
 
 
 async def run_step(
-    call: Call, fn: Callable[[StepContext], Any], ctx: StepContext, threads: StepThreads, bytes_max: int
+    call: Call, fn: Callable[[StepContext], Any], ctx: StepContext, threads: StepThreads, bytes_max: int, wanted: Any = None
 ) -> StepReturned | StepRaised:
-    """Run one attempt to its end. Whatever it raises is a value here; only cancellation passes through."""
+    """Run one attempt to its end. Whatever it raises is a value here; only cancellation passes through.
+
+    `wanted` = the type that the function declares for its output, None for plain data; what does not fit it is no output.
+    """
     started = time.perf_counter()
     try:
         if _is_async(fn):
@@ -79,6 +82,8 @@ async def run_step(
         return StepRaised(call, FailureCause.RAISED, _describe(error), _cost(ctx, started))
     try:
         data = encode_output(output)
+        if wanted is not None:
+            decode_output(data, wanted)
     except OutputNotEncodable as error:
         return StepRaised(call, FailureCause.NOT_ENCODABLE, f"OutputNotEncodable: {error}", _cost(ctx, started))
     if len(data) > bytes_max:

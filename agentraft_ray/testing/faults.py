@@ -33,6 +33,8 @@ class Faults:
     # the store, once a world
     outage: float = 0.0
     failover: float = 0.0  # it comes back without its tail
+    failover_at_claim: float = 0.0  # at every claim: what is lost begins with it
+    crash_at_failover: float = 0.0  # each coordinator: the room lost its power
     # a worker or a verifier, at every call
     worker_lost: float = 0.0
     reply_late: float = 0.0
@@ -58,10 +60,9 @@ class Faults:
     @classmethod
     def drawn(cls, rng: Random) -> Faults:
         """The faults of one world: most are off in about half of the worlds, else up to their ceiling."""
-        return cls(**{
-            one.name: rng.random() * _CEILINGS[one.name] if rng.random() < _OFTEN.get(one.name, 0.5) else 0.0
-            for one in fields(cls)
-        })
+        return cls(
+            **{one.name: rng.random() * _CEILINGS[one.name] if rng.random() < _OFTEN.get(one.name, 0.5) else 0.0 for one in fields(cls)}
+        )
 
 
 _CEILINGS = {
@@ -78,10 +79,12 @@ _CEILINGS = {
     "answer_lost": 0.3,
     "outage": 0.5,
     "failover": 1.0,
+    "failover_at_claim": 0.1,
+    "crash_at_failover": 1.0,
     "worker_lost": 0.25,
     "reply_late": 0.25,
     "reply_twice": 0.3,
-    "never_returns": 0.1,
+    "never_returns": 0.3,
     "step_raises": 0.25,
     "bad_output": 0.6,
     "same_bad_again": 0.8,

@@ -118,9 +118,9 @@ class FlakyStore:
         row = self.table.runs.get(entry.run_id)
         before = len(row.records) if row else 0
         claimed = entry.claim
-        lease_alive = (
-            claimed is not None and claimed.owner != entry.token.owner and self.table.leases.get(claimed.owner, 0.0) > world.now
-        )
+        lease_alive = claimed is not None and claimed.owner != entry.token.owner and self.table.leases.get(claimed.owner, 0.0) > world.now
+        if claimed is not None and world.chance("failover_at_claim"):
+            self._synchronise()
         answer = self.table.append(entry)
         if entry.run_id in world.checkers.logs:
             world.checkers.appended(entry, answer, before, self.table.read(entry.run_id), lease_alive)
@@ -146,9 +146,7 @@ class FlakyStore:
         if self.world.healed or self._replica is not None:
             return
         copies = {
-            run: replace(
-                row, records=list(row.records), blobs=dict(row.blobs), inbox=dict(row.inbox), command_ids=set(row.command_ids)
-            )
+            run: replace(row, records=list(row.records), blobs=dict(row.blobs), inbox=dict(row.inbox), command_ids=set(row.command_ids))
             for run, row in self.table.runs.items()
         }
         self._replica = copies, dict(self.table.leases)
@@ -175,4 +173,7 @@ class FlakyStore:
             if len(row.records) < old[run]:
                 world.seen["tail lost"] += 1
             world.checkers.lost_tail(run, row.records)
+        for host in world.hosts:
+            if host.is_up and world.chance("crash_at_failover"):
+                host.crash()
         world.note("failover", {run: (old[run], len(row.records)) for run, row in runs.items()})

@@ -12,54 +12,29 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, RunMeta
-from agentraft_ray.errors import LogCorrupted
 from agentraft_ray.identity import OwnerToken, chain
-from agentraft_ray.protocol.machine import RunMachine
 from agentraft_ray.protocol.messages import (
-    AcquirePermit,
-    Announce,
     AnyCommand,
     AnyEvent,
-    CancelAttempt,
     CommandReceived,
-    PermitDenied,
-    PermitGranted,
     Ready,
     ReleasePermit,
-    RunStep,
-    StepReturned,
     Tick,
-    Verify,
-    WorkerLost,
 )
-from agentraft_ray.protocol.records import CommandTaken, OwnerClaimed, RunParked, StepCommitted, decode_record, encode_record
-from agentraft_ray.protocol.state import RunState, fold
-from agentraft_ray.testing.tally import Violation
+from agentraft_ray.protocol.records import CommandTaken, OwnerClaimed, RunParked, decode_record, encode_record
+from agentraft_ray.protocol.state import fold
+from agentraft_ray.testing.errands import Errands, Life
 
 if TYPE_CHECKING:
     from agentraft_ray.testing.world import World
 
-__all__ = ["NEEDS_OPERATOR", "Host", "Life"]
+__all__ = ["NEEDS_OPERATOR", "Host"]
 
 LEASE_S = 10.0
 _BEAT_S = 2.5
-_ASK_AGAIN_S = 5.0
+
 NEEDS_OPERATOR = ("poisoned:", "rewound:", "verifier:")
 """Reasons that no coordinator resolves: a run parked on these alone is let go until somebody resumes it."""
-
-
-class Life:
-    """One life of one run on one coordinator."""
-
-    def __init__(self, run: str, state: RunState, listening: bool) -> None:
-        self.run = run
-        self.machine = RunMachine(state, listening=listening)
-        self.appending = False
-        self.held: list[AnyCommand] = []  # what the log allows and a late lease forbids
-        self.fed: set[str] = set()  # ids of commands that the machine has got
-        self.tick_at: float | None = None
-        self.asked: dict[int, AcquirePermit] = {}
-        self.draining = False
 
 
 class Host:
@@ -78,6 +53,7 @@ class Host:
         self.lives: dict[str, Life] = {}
         self.claiming: set[str] = set()
         self.acknowledged: dict[str, tuple[int, int, bytes]] = {}  # run -> (epoch, index, head) of the last append
+        self.errands = Errands(self)
         self._mail: list[Callable[[], None]] = []
 
     # --- coming and going --------------------------------------------------------------------------------------------------
@@ -134,7 +110,7 @@ class Host:
         else:
             call()
 
-    def _later(self, delay_s: float, call: Callable[..., None], *args: Any) -> None:
+    def later(self, delay_s: float, call: Callable[..., None], *args: Any) -> None:
         self.world.after(delay_s, self.now_or_later, self.boots, partial(call, *args))
 
     @property
@@ -164,7 +140,7 @@ class Host:
             self._read_inbox(life)
         if not self.is_late and not world.store.is_down:
             self._adopt_orphans()
-        self._later(_BEAT_S, self._beat, boot)
+        self.later(_BEAT_S, self._beat, boot)
         if world.chance("pause"):
             self.pause()
         elif world.chance("drain"):
@@ -199,7 +175,7 @@ class Host:
             if run in self.lives or run in self.claiming:
                 continue
             meta = store.meta(run)
-            if meta is None or store.table.leases.get(meta.token.owner, 0.0) > self.world.now and meta.token.owner != self.owner:
+            if meta is None or (meta.token.owner != self.owner and store.table.leases.get(meta.token.owner, 0.0) > self.world.now):
                 continue
             if meta.status == "parked" and self._needs_operator(run):
                 continue
@@ -216,14 +192,17 @@ class Host:
 
     def claim(self, run: str, meta: RunMeta) -> None:
         """Ask for the run; only when the claim stands is its log read."""
-        remembered = self.acknowledged.get(run, (0, 0, b""))[0]
-        token = OwnerToken(max(meta.token.epoch, remembered) + 1, self.owner)
+        token = OwnerToken(self.next_epoch(run, meta), self.owner)
         stored = encode_record(OwnerClaimed(token.epoch, token.owner, self.now))
         head = chain(meta.head, stored)
         entry = AppendEntry(run, token, head, meta.index, meta.head, (stored,), head, claim=meta.token)
         self.claiming.add(run)
         self.world.seen["claim sent"] += 1
         self._send(entry, partial(self._claimed, entry))
+
+    def next_epoch(self, run: str, meta: RunMeta) -> int:
+        """Higher than what the store shows and than what this process has held: after a failover the store may show less."""
+        return max(meta.token.epoch, self.acknowledged.get(run, (0, 0, b""))[0]) + 1
 
     def _claimed(self, entry: AppendEntry, answer: Answer | None) -> None:
         run = entry.run_id
@@ -251,7 +230,7 @@ class Host:
             return
         self.world.outside.cancel_all(life.run, life.machine.token)
         for permit in life.machine.permits():
-            self._act(life, ReleasePermit(permit, "released"))
+            self.errands.do(life, ReleasePermit(permit, "released"))
 
     def drain(self) -> None:
         """Shut down in good order; a new process comes later."""
@@ -260,7 +239,7 @@ class Host:
             life.draining = True
             self.world.checkers.decide(life.run, life.machine.drain, self.now)
             self._pump(life)
-        self._later(4.0, self._leave)
+        self.later(4.0, self._leave)
 
     def _leave(self) -> None:
         self.world.store.table.release_lease(self.owner)
@@ -350,7 +329,7 @@ class Host:
         wake_at = machine.wake_at
         if wake_at is not None and (life.tick_at is None or wake_at < life.tick_at or life.tick_at <= self.now):
             life.tick_at = wake_at
-            self._later(max(0.0, wake_at - self.now) + 1e-6, self._tick, life, wake_at)
+            self.later(max(0.0, wake_at - self.now) + 1e-6, self._tick, life, wake_at)
 
     def _tick(self, life: Life, wake_at: float) -> None:
         if self.lives.get(life.run) is life and life.tick_at == wake_at:
@@ -369,7 +348,7 @@ class Host:
             if self.world.chance("crash_amid_commands"):
                 self.crash()
                 return
-            self._act(life, command)
+            self.errands.do(life, command)
 
     def _resume_held(self, life: Life) -> None:
         """The lease is fresh again: go on if the run is still ours."""
@@ -378,73 +357,3 @@ class Host:
         held, life.held = tuple(life.held), []
         self._carry_out(life, held)
         self._pump(life)
-
-    def _act(self, life: Life, command: AnyCommand) -> None:
-        outside = self.world.outside
-        match command:
-            case RunStep():
-                inputs = self._parent_outputs(life, command.step)
-                if inputs is not None:
-                    outside.run_step(self, life, command, inputs)
-            case Verify():
-                self._ask_verifier(life, command)
-            case CancelAttempt():
-                outside.cancel(life.run, command.call)
-            case AcquirePermit():
-                life.asked[command.call.number] = command
-                self._ask_breaker(life, command)
-            case ReleasePermit():
-                outside.release_permit(life, command)
-            case Announce():
-                pass
-
-    def _ask_breaker(self, life: Life, command: AcquirePermit) -> None:
-        """Ask until there is an answer: asking again for the same attempt is harmless."""
-        if self.lives.get(life.run) is life and command.call.number in life.asked:
-            self.world.outside.ask_breaker(self, life, command)
-            self._later(_ASK_AGAIN_S, self._ask_breaker, life, command)
-
-    def answered(self, run: str, event: PermitGranted | PermitDenied) -> None:
-        """The breaker answered."""
-        life = self.lives.get(run)
-        if life is not None:
-            if event.call.token == life.machine.token:
-                life.asked.pop(event.call.number, None)
-            self.feed(life, event)
-        elif isinstance(event, PermitGranted):
-            self.world.outside.return_permit(run, event)
-
-    def _ask_verifier(self, life: Life, command: Verify) -> None:
-        payload, previous = command.output, command.previous
-        if payload is None:
-            committed = self._record(life.run, command.position)
-            if not isinstance(committed, StepCommitted):
-                self.drop(life)
-                return
-            payload, previous = committed.output, committed.certificate.verifier
-        data = payload.data if payload.data is not None else self.world.store.blob(life.run, payload.digest)
-        inputs = self._parent_outputs(life, command.step)
-        if data is None or inputs is None:
-            self.drop(life)
-            return
-        self.world.outside.verify(self, life, command, data, inputs, previous)
-
-    def _parent_outputs(self, life: Life, step: int) -> list[bytes] | None:
-        """Encoded outputs of the step's parents, from the log; None (and the life is over) where a failover took them."""
-        state, found = life.machine.state, []
-        for parent in state.plan.parents(step):
-            record = self._record(life.run, state.position(parent))
-            if not isinstance(record, StepCommitted):
-                self.drop(life)
-                return None
-            output = record.output
-            data = output.data if output.data is not None else self.world.store.blob(life.run, output.digest)
-            if data is None:
-                self.drop(life)
-                return None
-            found.append(data)
-        return found
-
-    def _record(self, run: str, position: int) -> object:
-        stored = self.world.store.read(run, position, 1)
-        return decode_record(stored[0]) if stored else None

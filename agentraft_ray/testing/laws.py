@@ -122,7 +122,9 @@ def rollback_is_whole(log: LogModel, record: Record, tally: Tally) -> str | None
     if record.accuser not in log.accusers or not depth:
         return f"step {record.accuser} accuses {record.suspect} without a rejection or without depending on it"
     if depth > policies.max_rollback_depth or log.rollbacks >= policies.rollbacks_max or not policies.rollback_on_failure:
-        return f"rollback {log.rollbacks + 1} goes {depth} steps back; allowed are {policies.rollbacks_max} of {policies.max_rollback_depth}"
+        return (
+            f"rollback {log.rollbacks + 1} goes {depth} steps back; allowed are {policies.rollbacks_max} of {policies.max_rollback_depth}"
+        )
     return _suspect_was_judged(log, record.certificate, record.suspect, ("reject",), tally)
 
 
@@ -266,6 +268,19 @@ def runs_what_is_open(log: LogModel, new: Execution, tally: Tally) -> Iterator[s
         yield f"step {step} runs before a person let it"
 
 
+def repeats_have_an_end(log: LogModel, new: Execution, tally: Tally) -> Iterator[str]:
+    """Lost workers are replaced free of charge only so often, votes have a last sample, and a poisoned run is left alone."""
+    policies, spec = log.plan.policies, log.spec(new.step)
+    alike = [one for one in tally.executed(log.run) if (one.step, one.attempt, one.token) == (new.step, new.attempt, new.token)]
+    again = sum(one.sample == new.sample for one in alike)
+    if again > policies.worker_losses_max:
+        yield f"step {new.step}: sample {new.sample} of attempt {new.attempt} begins for the {again + 1}th time under one owner"
+    if new.sample >= max(1, spec.samples_max):
+        yield f"step {new.step}: sample {new.sample} begins of at most {spec.samples_max}"
+    if log.claims > policies.claims_max:
+        yield f"the run goes on after {log.claims} claims without progress"
+
+
 def stays_in_budget(log: LogModel, new: Execution, tally: Tally) -> Iterator[str]:
     """Law 5: attempts, tokens and time across retries, crashes and resumes."""
     budget = log.plan.policies.budget
@@ -278,7 +293,7 @@ def stays_in_budget(log: LogModel, new: Execution, tally: Tally) -> Iterator[str
     if budget.attempts is not None and began > budget.attempts:
         yield f"execution {began} begins under a budget of {budget.attempts}"
     if budget.tokens is not None and not log.executions_forgiven:
-        spent = sum(one.tokens for one in done)
+        spent = tally.tokens_spent(log.run, new)
         if spent + STEP_TOKENS_MAX > budget.tokens:
             yield f"an execution begins with {spent} of {budget.tokens} tokens spent and up to {STEP_TOKENS_MAX} needed"
     if budget.seconds is not None and log.elapsed_s(new.asked_at) > budget.seconds + _SECONDS_SLACK:
@@ -287,4 +302,4 @@ def stays_in_budget(log: LogModel, new: Execution, tally: Tally) -> Iterator[str
 
 ExecutionLaw = Callable[[LogModel, Execution, Tally], Iterator[str]]
 
-EXECUTION_LAWS: tuple[ExecutionLaw, ...] = (runs_what_is_open, stays_in_budget)
+EXECUTION_LAWS: tuple[ExecutionLaw, ...] = (runs_what_is_open, repeats_have_an_end, stays_in_budget)

@@ -53,6 +53,7 @@ class LogModel:
         self.owner: OwnerToken = NO_OWNER
         self.tokens: list[OwnerToken] = []
         self.commits: dict[int, Commit] = {}
+        self.claims = 0  # in a row, without anything that counts as progress between them
         self.lineage: Counter[int] = Counter()
         self.closed: dict[int, list[int]] = {}  # step -> numbers of its attempts that ended
         self.rejections: Counter[tuple[int, int]] = Counter()  # (step, lineage)
@@ -133,7 +134,11 @@ class LogModel:
         self.first_head = self.first_head or self.head
         self.count += 1
 
-    def _take(self, record: Record) -> None:  # noqa: C901, PLR0912, PLR0915 - one flat match is the point
+    def _take(self, record: Record) -> None:  # noqa: C901, PLR0912 - one flat match is the point
+        if isinstance(record, OwnerClaimed):
+            self.claims = 1 if self.parked is not None else self.claims + 1
+        elif not isinstance(record, AttemptStarted | RunParked) and not (isinstance(record, CommandTaken) and not record.applied):
+            self.claims = 0
         if isinstance(record, RunParked):
             self._unpark(record.at)
             self.parked, self.parked_at = record.reasons, record.at
@@ -158,9 +163,7 @@ class LogModel:
                 self.proposals[record.step] = record
             case StepCommitted(certificate=certificate):
                 self._close(certificate.step, certificate.attempt)
-                self.commits[certificate.step] = Commit(
-                    self.count, certificate.output, certificate.attempt, certificate.verifier
-                )
+                self.commits[certificate.step] = Commit(self.count, certificate.output, certificate.attempt, certificate.verifier)
             case AttemptRejected(certificate=certificate):
                 self._close(certificate.step, certificate.attempt)
                 self.accusers.add(certificate.step)

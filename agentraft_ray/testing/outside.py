@@ -30,7 +30,8 @@ from agentraft_ray.testing.scenario import STEP_TOKENS_MAX, VERDICT_TOKENS
 from agentraft_ray.testing.tally import Execution, Judgement
 
 if TYPE_CHECKING:
-    from agentraft_ray.testing.host import Host, Life
+    from agentraft_ray.testing.errands import Life
+    from agentraft_ray.testing.host import Host
     from agentraft_ray.testing.world import World
 
 __all__ = ["Outside"]
@@ -69,7 +70,7 @@ class Outside:
         )
         world.checkers.executing(new, host.was_frozen)
         world.tally.executed(run).append(new)
-        new.tokens = world.rng.randint(0, STEP_TOKENS_MAX)
+        new.tokens = STEP_TOKENS_MAX - world.rng.choice((0, 0, 0, 1, STEP_TOKENS_MAX))
         self._running[run, call] = new
         world.seen["RunStep"] += 1
         world.note("run", run, call, command.step, command.lineage, command.attempt, command.sample)
@@ -95,7 +96,9 @@ class Outside:
         """The bytes of an output; its first one tells the verifiers whether it is good."""
         world = self.world
         known = self._bad.setdefault((new.run, new.step, new.inputs), [])
-        if world.chance("bad_output"):
+        is_root = not world.checkers.logs[new.run].parents[new.step]
+        # Fewer at the roots, or few runs would get far enough for a step to be blamed by a later one.
+        if not (is_root and world.rng.random() < 0.5) and world.chance("bad_output"):
             if known and world.chance("same_bad_again"):
                 data = world.rng.choice(known)
             else:
@@ -193,9 +196,7 @@ class Outside:
             return VerificationResult.ok(verifier=verifier, confidence=confidence, cost=cost, prompt=judgement.id)
         blame = self._blame(run, judgement.step) if world.chance("blame") else None
         kind = rng.choice([one for one in ErrorType if one is not ErrorType.NONE])
-        return VerificationResult.fail(
-            kind, verifier=verifier, confidence=confidence, cost=cost, blame=blame, prompt=judgement.id
-        )
+        return VerificationResult.fail(kind, verifier=verifier, confidence=confidence, cost=cost, blame=blame, prompt=judgement.id)
 
     def _blame(self, run: str, accuser: int) -> str:
         """Mostly a step that the accuser depends on, now and then any step or none at all."""
@@ -231,7 +232,7 @@ class Outside:
         for _ in range(2 if world.chance("permit_twice") else 1):
             late = world.chance("reply_late")
             delay = world.rng.uniform(1.0, 30.0) if late else world.delay()
-            world.after(delay, host.now_or_later, None, partial(host.answered, run, event))
+            world.after(delay, host.now_or_later, None, partial(host.errands.answered, run, event))
 
     def release_permit(self, life: Life, command: ReleasePermit) -> None:
         assert isinstance(command.permit, Permit)

@@ -75,11 +75,13 @@ class Tally:
         """Digests of what this very attempt returned on these inputs, by all workers that ran it."""
         key = (step, lineage, attempt, inputs)
         return {
-            one.output
-            for one in self.executed(run)
-            if one.output is not None and (one.step, one.lineage, one.attempt, one.inputs) == key
+            one.output for one in self.executed(run) if one.output is not None and (one.step, one.lineage, one.attempt, one.inputs) == key
         }
 
-    def tokens_spent(self, run: str) -> int:
-        """Model tokens that the run's executions really used."""
-        return sum(one.tokens for one in self.executed(run))
+    def tokens_spent(self, run: str, besides: Execution) -> int:
+        """Model tokens that the run really used: all executions but `besides`, and one verdict an attempt that got any.
+
+        Further verdicts about one attempt (after a fault, a time-out or an accusation) are what it may cost beyond its reserve.
+        """
+        judged = {(one.step, one.attempt): one.tokens for one in self.judgements.values() if one.run == run and one.position < 0}
+        return sum(one.tokens for one in self.executed(run) if one is not besides) + sum(judged.values())

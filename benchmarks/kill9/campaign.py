@@ -62,7 +62,7 @@ class Findings(msgspec.Struct):
 def plan_kills(kills: int, seed: int) -> list[Kill]:
     """As many kills, a third of each kind, in random order at random moments; the same for the same seed."""
     rng = random.Random(seed)
-    kinds: list[Kind] = [("process", "server", "both")[index % 3] for index in range(kills)]  # type: ignore[misc]
+    kinds: list[Kind] = [("process", "server", "both")[index % 3] for index in range(kills)]
     rng.shuffle(kinds)
     return [Kill(kind, rng.random(), rng.random() < 0.15, rng.random() < 0.5) for kind in kinds]
 
@@ -169,6 +169,9 @@ class _Run:
             process.stdin.close()
 
     async def _ended_early(self, process: asyncio.subprocess.Process) -> bool:
+        """Silent where it should speak: all right only if the run had finished before its last process was killed."""
+        if await _ends_within(process, _PATIENCE_S) and self._result.exists():
+            return True
         self.audit.violations.append(f"life {self.lives} fell silent (exit code {process.returncode}); see {self.directory}/stderr")
         return False
 
@@ -179,8 +182,7 @@ class _Run:
             if await _ends_within(process, delay_s):
                 return False
             kill = self._planned[0]
-            if kill.kind != "process" and not await self._server_runs():
-                self.audit.violations.append(f"life {self.lives}: the server was not started again for {_PATIENCE_S:.0f} s")
+            if kill.kind != "process" and not await self._server_is_up(process):
                 return False
             self._planned.pop(0)
             self.kills[kill.kind] += 1
@@ -197,13 +199,15 @@ class _Run:
             self.audit.violations.append(f"life {self.lives} did nothing more for {_PATIENCE_S:.0f} s")
         return False
 
-    async def _server_runs(self) -> bool:
-        """Wait until there is a server to kill: one that was killed a moment ago may not be up again."""
+    async def _server_is_up(self, process: asyncio.subprocess.Process) -> bool:
+        """Wait until there is a server to kill: one that was killed a moment ago may not be up again. False if the life ended first."""
         deadline = time.monotonic() + _PATIENCE_S
         while self._server.pid is None:
-            if time.monotonic() > deadline:
+            if await _ends_within(process, _POLL_S):
                 return False
-            await asyncio.sleep(_POLL_S)
+            if time.monotonic() > deadline:
+                self.audit.violations.append(f"life {self.lives}: the server was not started again for {_PATIENCE_S:.0f} s")
+                return False
         return True
 
     def _kill_server(self) -> None:

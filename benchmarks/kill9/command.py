@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks kill9",
-        description="Kills runs of 200 steps on the embedded server with SIGKILL at random moments, a third each of the Python process, the "
-        "server, and both, and lets them live again until they finish. Then: every run finished, its outputs equal the undisturbed ones, "
-        "and no step that was committed in the log before a life began has run in that life. A killed process does not lose what the "
-        "kernel holds, so this says nothing about a power cut; fsync is for that.",
+        description="Kills runs of 200 steps on the embedded server with SIGKILL at random moments, a third each of the Python "
+        "process, the server, and both, and lets them live again until they finish. Then: every run finished, its outputs equal "
+        "the undisturbed ones, and no step that was committed in the log before a life began has run in that life. A killed "
+        "process does not lose what the kernel holds, so this says nothing about a power cut; fsync is for that.",
     )
     parser.add_argument("--kills", type=int, help="how many (default 100)")
     parser.add_argument("--seed", type=int, default=1, help="of kinds and moments (default 1)")

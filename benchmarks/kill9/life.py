@@ -21,7 +21,7 @@ READY, WORKING = "ready", "working"
 LEASE_TTL_S = 1.0  # a killed process keeps its lease so long; the next life waits for it
 
 
-async def _live(directory: Path, run_id: str, tally: Path, result_file: Path) -> None:
+async def _live(directory: Path, run_id: str, tally: Path) -> str:
     store = RedisCheckpointStore.embedded(directory)
     await store.open()
     _say(READY)
@@ -30,8 +30,16 @@ async def _live(directory: Path, run_id: str, tally: Path, result_file: Path) ->
         make_pipeline(tally), verifier=Judge(), store=store, on_event=_announce, limits=Limits(lease_ttl_s=LEASE_TTL_S)
     ) as coordinator:
         result = await coordinator.run(make_task(), run_id=run_id)
-    result_file.write_text(json.dumps(_plain(result)))
+        found = json.dumps(_plain(result))  # outputs may have to be read from the store
     await store.close()
+    return found
+
+
+def _leave(found: str, result_file: Path) -> None:
+    """Leave the result so that it is there whole or not at all."""
+    draft = result_file.with_suffix(".draft")
+    draft.write_text(found)
+    draft.rename(result_file)
 
 
 def _announce(event: Event) -> None:
@@ -49,4 +57,4 @@ def _say(word: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_live(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])))
+    _leave(asyncio.run(_live(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))), Path(sys.argv[4]))

@@ -120,8 +120,7 @@ def _baseline(bench: Bench, steps: int) -> tuple[str, RunOnce]:
             verdict = await verifier.verify(VerifyInput(task, step, output, history))
             if client is not None:
                 checkpoint = Checkpoint(run_id, index, step.name, output, 0, verdict.to_dict())
-                # redis-py types its commands for both of its clients at once.
-                await client.rpush(f"{bench.prefix}:loop:{run_id}", json.dumps(checkpoint.to_dict()))  # type: ignore[misc]
+                await client.rpush(f"{bench.prefix}:loop:{run_id}", json.dumps(checkpoint.to_dict()))
             history.append((step.name, output))
 
     return ("RPUSH loop" if client is not None else "bare loop"), run_once

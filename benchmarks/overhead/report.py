@@ -22,8 +22,8 @@ def report(
 ) -> str:
     """All of it."""
     lines = [
-        f"{machine.cores} cores ({machine.cpu}), load {machine.load:.1f} before the start, {machine.python}, "
-        f"{machine.disk} with {machine.fsync_us:,.0f} us per small write and fdatasync",
+        f"{machine.cores} cores ({machine.cpu}), load {machine.load:.1f} before the start",
+        f"{machine.python}; {machine.disk} with {machine.fsync_us:,.0f} us per small write and fdatasync",
         *_load_lines(loads),
         *_storage_lines(storages),
         *_memory_lines(lives, longs),
@@ -83,20 +83,26 @@ def _storage_lines(storages: Sequence[Storage]) -> Iterator[str]:
             yield f"  {_short(storage.store):<10} {steps:>6,} steps: {size:>9,} bytes, {size / steps:,.0f} per step{on_disk}"
         low, high = storage.slopes
         verdict = "PASS" if abs(high / low - 1) <= LINEAR_WITHIN else "FAIL"
-        yield f"  {_short(storage.store):<10} per further step {low:,.1f}, then {high:,.1f} ({high / low - 1:+.1%}); linear within {LINEAR_WITHIN:.0%}: {verdict}"
+        growth = f"{low:,.1f} bytes per further step, then {high:,.1f} ({high / low - 1:+.1%})"
+        yield f"  {_short(storage.store):<10} {growth}; linear within {LINEAR_WITHIN:.0%}: {verdict}"
 
 
 def _memory_lines(lives: Sequence[LiveRuns], longs: Sequence[LongRun]) -> Iterator[str]:
     if lives or longs:
         yield "\nMemory of the Python process"
     for live in lives:
-        yield f"  {_short(live.store):<10} {live.bytes_per_run / 1024:,.1f} KiB per live run ({live.runs:,} runs in the middle of their pipeline)"
+        yield (
+            f"  {_short(live.store):<10} {live.bytes_per_run / 1024:,.1f} KiB per live run "
+            f"({live.runs:,} runs in the middle of their pipeline)"
+        )
     for long in longs:
         at = "; ".join(f"at {steps:,}: {rss / _MIB:,.1f} MiB, {seconds:,.1f} s" for steps, seconds, rss in long.marks)
-        grown = long.marks[-1][2] - long.marks[0][2]
-        per_step = grown / (long.marks[-1][0] - long.marks[0][0])
+        (first, _, before), (last, _, after) = long.marks[0], long.marks[-1]
         yield f"  {_short(long.store):<10} one run of {long.steps:,} steps: {at}"
-        yield f"  {'':<10} {grown / _MIB:+,.1f} MiB from the first mark to the last, {per_step:,.1f} bytes per step; {long.python_cpu_us:,.0f} us Python CPU per step"
+        yield (
+            f"  {'':<10} {(after - before) / _MIB:+,.1f} MiB from the first mark to the last, "
+            f"{(after - before) / (last - first):,.0f} bytes per step; {long.python_cpu_us:,.0f} us Python CPU per step"
+        )
 
 
 def _short(store: str) -> str:

@@ -12,7 +12,7 @@ import redis
 import redis.asyncio
 
 from agentraft_ray import InMemoryCheckpointStore
-from agentraft_ray.checkpoint.base import RunStore
+from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from benchmarks.overhead.figures import ServerFacts
 from benchmarks.processes import cpu_s
 
@@ -24,7 +24,7 @@ _CONNECTIONS_MAX = 64
 class Bench:
     """A store and, where it has one, its server."""
 
-    def __init__(self, store: RunStore, url: str, prefix: str) -> None:
+    def __init__(self, store: LoggedCheckpointStore, url: str, prefix: str) -> None:
         self.store = store
         self.url = url
         self.prefix = prefix
