@@ -97,6 +97,7 @@ def wrap(
     """
     if not isinstance(pipeline, Pipeline):
         raise InvalidConfig(f"wrap takes a Pipeline, not {type(pipeline).__name__}; write wrap(Pipeline([...]))")
+    _check_kinds(verifier, on_event, config)
     settings = config or AgentRaftConfig()
     retry = settings.retry if max_retries is _UNSET else replace(settings.retry, max_retries=max_retries)
     back = settings.rollback_on_failure if rollback_on_failure is _UNSET else rollback_on_failure
@@ -208,6 +209,15 @@ def _default_verifier() -> Verifier:
     from agentraft_ray.verifier.detection import detect  # noqa: PLC0415 - providers are looked for only where nobody chose one
 
     return TieredVerifier(l1=RulesVerifier(), l2=detect(os.environ))
+
+
+def _check_kinds(verifier: object, on_event: object, config: object) -> None:
+    if config is not None and not isinstance(config, AgentRaftConfig):
+        raise InvalidConfig(f"config must be an AgentRaftConfig, not {type(config).__name__}")
+    if verifier is not None and not isinstance(verifier, Verifier):
+        raise InvalidConfig(f"verifier must be a Verifier, not {type(verifier).__name__}; CallableVerifier makes one of a function")
+    if on_event is not None and not callable(on_event):
+        raise InvalidConfig(f"on_event must be a function of an event, not {type(on_event).__name__}")
 
 
 def _plain_breaker(given: CircuitBreaker | None, failure_threshold: int, cooldown_seconds: float) -> CircuitBreaker | None:

@@ -61,6 +61,8 @@ class Budget:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InvalidConfig(f"budget {name}={value} is negative; leave it out for no limit")
+        if self.usd is not None and self.reserve.usd is None:
+            raise InvalidConfig("a budget in usd needs a reserve whose price is known: Budget(usd=..., reserve=Cost(usd=...))")
 
 
 @dataclass(frozen=True)

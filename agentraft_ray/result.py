@@ -11,7 +11,7 @@ from agentraft_ray.taxonomy import FREE, Cost, VerificationResult
 
 __all__ = ["RunResult", "RunStatusName", "StepRun"]
 
-RunStatusName = Literal["succeeded", "failed", "cancelled", "waiting"]
+RunStatusName = Literal["succeeded", "failed", "cancelled", "waiting", "running"]
 
 
 class StepRun:
@@ -57,7 +57,8 @@ class StepRun:
 
 @dataclass
 class RunResult:
-    """The outcome of a run. `status` "waiting" = parked on `waiting_for`, to be resumed; every other status is final.
+    """The outcome of a run. `status` "waiting" = parked on `waiting_for`, to be resumed; "running" = not at an end yet, seen from
+    outside while its owner works or after that died; every other status is final.
 
     `error` is "ErrorClass: message" or None. `rollbacks` counts how often a rejected output was thrown away and the run went back
     to a checkpoint. `reliability` = committed steps / steps of the pipeline.

@@ -24,6 +24,11 @@ class Cost(msgspec.Struct, frozen=True, array_like=True):
         usd = None if self.usd is None or other.usd is None else self.usd + other.usd
         return Cost(self.tokens + other.tokens, usd, self.seconds + other.seconds)
 
+    def less(self, part: Cost) -> Cost:
+        """This cost without `part` of it."""
+        usd = None if self.usd is None or part.usd is None else self.usd - part.usd
+        return Cost(self.tokens - part.tokens, usd, self.seconds - part.seconds)
+
 
 FREE = Cost()
 

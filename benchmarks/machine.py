@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Machine", "describe_machine"]
+__all__ = ["Machine", "describe_machine", "fsync_us"]
 
 _SYNCS = 50
 
@@ -35,7 +35,7 @@ def describe_machine(directory: Path) -> Machine:
         cpu=_cpu_name(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         disk=_file_system(directory),
-        fsync_us=_fsync_us(directory),
+        fsync_us=fsync_us(directory),
     )
 
 
@@ -53,7 +53,7 @@ def _file_system(directory: Path) -> str:
     return said.stdout.strip() or "unknown"
 
 
-def _fsync_us(directory: Path) -> float:
+def fsync_us(directory: Path) -> float:
     """Median microseconds of a small write and fdatasync: what a lone durable step cannot go below."""
     path = directory / "fsync.probe"
     fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)

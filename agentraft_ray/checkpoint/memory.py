@@ -113,9 +113,9 @@ class LogTable:
             return AnswerKind.FENCED
         if row.status == "finished":
             return AnswerKind.FINISHED
-        if row.status == "open" and entry.claim is not None and entry.claim.owner != entry.token.owner:
-            if self.lease_alive(entry.claim.owner):
-                return AnswerKind.LEASED
+        takes_over = entry.claim is not None and entry.claim.owner != entry.token.owner
+        if takes_over and row.status == "open" and self.lease_alive(row.token.owner):
+            return AnswerKind.LEASED
         if len(row.records) != entry.index or row.head != entry.head:
             return AnswerKind.MOVED
         brought = {name for name, _ in entry.blobs}

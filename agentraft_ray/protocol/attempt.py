@@ -37,6 +37,7 @@ class Attempt:
     """
 
     __slots__ = (
+        "booked",
         "calls",
         "certificate",
         "cost",
@@ -64,11 +65,12 @@ class Attempt:
         self.phase = Phase.PERMIT
         self.calls: dict[int, int] = {}
         self.due: float | None = None
-        self.losses = 0
+        self.losses: dict[int, int] = {}  # by sample
         self.faults = 0
         self.samples = 0
         self.votes: dict[bytes, list[bytes]] | None = None
         self.cost: Cost = FREE
+        self.booked: Cost = FREE  # the part of it that stands in the log
         self.payload: Payload | None = None
         self.certificate: Certificate | None = None
         self.opinion = ""  # the verifier that a second opinion must differ from

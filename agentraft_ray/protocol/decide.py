@@ -34,12 +34,11 @@ from agentraft_ray.protocol.records import (
     OutputProposed,
     Payload,
     RolledBack,
-    RunFinished,
     RunParked,
     StepCommitted,
     SuspectCleared,
 )
-from agentraft_ray.taxonomy import FailureCause, VerdictKind, VerificationResult
+from agentraft_ray.taxonomy import FREE, FailureCause, VerdictKind, VerificationResult
 
 if TYPE_CHECKING:
     from agentraft_ray.protocol.machine import RunMachine
@@ -75,9 +74,10 @@ def start_step(m: RunMachine, step: int) -> None:
     elif state.exhausted(step):
         _fail_exhausted(m, step)
     elif proposal is not None:
-        attempt.payload, attempt.certificate, attempt.cost = proposal.output, proposal.certificate, proposal.cost
+        attempt.payload, attempt.certificate = proposal.output, proposal.certificate
+        attempt.cost = attempt.booked = proposal.cost
         if proposal.certificate is None:
-            _judge(m, attempt)
+            _judge_again(m, attempt)
         else:
             _await_approval(m, attempt)
     elif m.plan.step(step).approve_before and (step, history.lineage) not in state.let_go:
@@ -140,7 +140,7 @@ def _send(m: RunMachine, attempt: Attempt, sample: int) -> None:
         m.persist(AttemptStarted(attempt.step, attempt.lineage, attempt.number, sample, budget.reserve))
     timeout_s = m.plan.step(attempt.step).timeout_s
     attempt.phase = Phase.RUNNING
-    attempt.due = None if timeout_s is None else m.now + timeout_s
+    attempt.due = None if timeout_s is None or m.policies.host_times_steps else m.now + timeout_s
     m.command(
         RunStep(
             m.open_call(attempt, sample),
@@ -150,25 +150,25 @@ def _send(m: RunMachine, attempt: Attempt, sample: int) -> None:
             sample,
             attempt.hint,
             timeout_s,
-            attempt.losses > 1,
+            attempt.losses.get(sample, 0) > 1,
         )
     )
 
 
-def _over_budget(m: RunMachine) -> tuple[str, float] | None:
-    """(resource, limit) of the first limit that one more dispatch could break."""
+def _over_budget(m: RunMachine, *, is_start: bool = True) -> tuple[str, float] | None:
+    """(resource, limit) of the first limit that one more dispatch (or, without `is_start`, one more verdict) could break."""
     budget, state = m.policies.budget, m.state
     if budget is None:
         return None
-    reserve, charged = budget.reserve, state.charged
-    if budget.attempts is not None and state.attempts_started + 1 > budget.attempts:
+    reserve, charged = budget.reserve if is_start else FREE, state.charged
+    if is_start and budget.attempts is not None and state.attempts_started + 1 > budget.attempts:
         return "attempts", budget.attempts
     if budget.tokens is not None and (charged.tokens + reserve.tokens > budget.tokens or charged.tokens >= budget.tokens):
         return "tokens", budget.tokens
-    if budget.usd is not None and charged.usd is not None:
-        needed = charged.usd + (reserve.usd or 0.0)
-        if needed > budget.usd or charged.usd >= budget.usd:
-            return "usd", budget.usd
+    # A price that nobody knows could be any: it ends what money is left.
+    usd = float("inf") if charged.usd is None else charged.usd
+    if budget.usd is not None and (usd + (reserve.usd or 0.0) > budget.usd or usd >= budget.usd):
+        return "usd", budget.usd
     if budget.seconds is not None and state.elapsed_s(m.now) >= budget.seconds:
         return "seconds", budget.seconds
     return None
@@ -223,9 +223,9 @@ def _raised(m: RunMachine, attempt: Attempt, event: StepRaised) -> None:
 
 def _worker_lost(m: RunMachine, attempt: Attempt, event: WorkerLost) -> None:
     sample = m.close_call(attempt, event.call.number)
-    attempt.losses += 1
-    if attempt.losses > m.policies.worker_losses_max:
-        message = f"{attempt.losses} workers were lost while they ran it"
+    losses = attempt.losses[sample] = attempt.losses.get(sample, 0) + 1
+    if losses > m.policies.worker_losses_max:
+        message = f"{losses} workers were lost while they ran it"
         _fail_attempt(m, attempt, FailureCause.WORKER_LOST, message, False)
         return
     _send(m, attempt, sample)
@@ -252,6 +252,15 @@ def _judge(m: RunMachine, attempt: Attempt) -> None:
         attempt.opinion = judges[0] if judges else ""
     m.announce("step_verifying", attempt.step, attempt.number)
     _ask_verifier(m, attempt)
+
+
+def _judge_again(m: RunMachine, attempt: Attempt) -> None:
+    """Judge an output that no verifier could judge before, if the budget has something left for that."""
+    short = _over_budget(m, is_start=False)
+    if short is not None:
+        _fail_budget(m, *short)
+    else:
+        _judge(m, attempt)
 
 
 def _ask_verifier(m: RunMachine, attempt: Attempt) -> None:
@@ -333,9 +342,9 @@ def _reject(m: RunMachine, attempt: Attempt, result: VerificationResult) -> None
     m.persist(
         AttemptRejected(
             certificate,
-            (result.hint or "")[:2000],
-            result.reasoning[:2000],
-            tuple(item[:500] for item in result.evidence[:16]),
+            result.hint or "",
+            result.reasoning,
+            tuple(result.evidence),
             -1 if blamed is None else blamed,
             attempt.cost,
             m.now,
@@ -356,6 +365,8 @@ def _reject_repeat(m: RunMachine, attempt: Attempt) -> None:
 def _verifier_failed(m: RunMachine, attempt: Attempt, why: str) -> None:
     """Never a pass, never billed to the agent: ask again a few times, then keep the output and wait for a verifier."""
     attempt.faults += 1
+    if m.policies.budget is not None:
+        _keep_output(m, attempt)
     if attempt.faults < m.policies.verifier_faults_max:
         attempt.phase = Phase.FAULTED
         attempt.due = m.now + m.policies.verifier_retry_delay_s * 2.0 ** (attempt.faults - 1)
@@ -363,7 +374,14 @@ def _verifier_failed(m: RunMachine, attempt: Attempt, why: str) -> None:
     m.release(attempt, "released")
     attempt.phase, attempt.due = Phase.BLOCKED, None
     attempt.reason = f"verifier:{m.plan.name(attempt.step)}: {why}"[:500]
-    if attempt.payload is not None and attempt.step not in m.state.proposed:
+    _keep_output(m, attempt)
+
+
+def _keep_output(m: RunMachine, attempt: Attempt) -> None:
+    """Put an output that waits for its verdict into the log, with all that it has cost so far."""
+    if attempt.payload is None or attempt.step in m.state.accusations:
+        return
+    if attempt.step not in m.state.proposed or attempt.cost != attempt.booked:
         m.persist(_proposal(m, attempt, None))
 
 
@@ -371,6 +389,7 @@ def _proposal(m: RunMachine, attempt: Attempt, certificate: Certificate | None) 
     assert attempt.payload is not None
     inputs = m.state.inputs_digest(attempt.step)
     output = m.stored(attempt.payload)
+    attempt.booked = attempt.cost
     return OutputProposed(attempt.step, attempt.lineage, attempt.number, inputs, output, certificate, attempt.cost, m.now)
 
 
@@ -405,6 +424,7 @@ def _rechecked(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
     m.close_call(attempt, event.call.number)
     result = event.result
     if result is None or result.kind is VerdictKind.FAULT:
+        m.late = m.late + event.cost
         _verifier_failed(m, attempt, result.reasoning if result is not None else "no verdict about the suspect")
         return
     suspect, position = m.state.accusations[attempt.step]
@@ -418,8 +438,8 @@ def _rechecked(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
     fallen = {step for step, _ in removed}
     for other in list(m.attempts.values()):
         if any(ancestor in fallen for ancestor in m.plan.parents(other.step)):
-            m.close(other, "released")
-    m.persist(RolledBack(suspect, attempt.step, removed, certificate, (result.hint or "")[:2000], event.cost, m.now))
+            m.abandon(other)
+    m.persist(RolledBack(suspect, attempt.step, removed, certificate, result.hint or "", event.cost, m.now))
     start_step(m, suspect)
 
 
@@ -467,7 +487,7 @@ def _due(m: RunMachine, attempt: Attempt) -> None:
             if attempt.step in m.state.accusations:
                 _recheck(m, attempt)
             else:
-                _ask_verifier(m, attempt)
+                _judge_again(m, attempt)
         case Phase.RUNNING:
             timeout_s = m.plan.step(attempt.step).timeout_s
             _fail_attempt(m, attempt, FailureCause.TIMED_OUT, f"it did not return within {timeout_s} s", False)
@@ -490,7 +510,7 @@ def take_command(m: RunMachine, command: CommandReceived) -> None:
         _take(m, command, False)
     elif command.kind == "cancel":
         _take(m, command, True)
-        m.finish(RunFinished("cancelled", ErrorInfo("RunCancelled", f"cancelled by {command.by or 'command'}"), m.late, m.now))
+        m.finish("cancelled", ErrorInfo("RunCancelled", f"cancelled by {command.by or 'command'}"))
     elif attempt is not None and attempt.phase is Phase.GATE and command.lineage == attempt.lineage and not command.output:
         _decide_gate(m, attempt, command)
     elif attempt is not None and attempt.phase is Phase.APPROVAL and _is_about(command, attempt):
@@ -549,7 +569,7 @@ def _fail_budget(m: RunMachine, resource: str, limit: float) -> None:
 
 
 def _fail_run(m: RunMachine, kind: str, message: str, fields: dict[str, Any]) -> None:
-    m.finish(RunFinished("failed", ErrorInfo(kind, message, fields), m.late, m.now))
+    m.finish("failed", ErrorInfo(kind, message, fields))
 
 
 # --- the table ---------------------------------------------------------------------------------------------------------------

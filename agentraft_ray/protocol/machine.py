@@ -27,7 +27,7 @@ from agentraft_ray.protocol.messages import (
     Ready,
     ReleasePermit,
 )
-from agentraft_ray.protocol.records import Payload, Record, RunFinished, RunParked, encode_record
+from agentraft_ray.protocol.records import CostBooked, ErrorInfo, Payload, Record, RunFinished, RunParked, RunResumed, encode_record
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.taxonomy import FREE, Cost
 
@@ -82,7 +82,7 @@ class RunMachine:
         """Take one event in. Replies to calls that are not open any more change nothing but the tally of late costs."""
         self.now = now
         if self.state.finished is not None or self._drained:
-            self._book_late(event)
+            self._take_late(event)
             return
         call = getattr(event, "call", None)
         if call is None:
@@ -94,7 +94,7 @@ class RunMachine:
             attempt = self._calls.get(call.number) if call.token == self.token else None
             row = decide.TABLE.get((attempt.phase, type(event))) if attempt is not None else None
             if attempt is None or row is None:
-                self._book_late(event)
+                self._take_late(event)
                 return
             row(self, attempt, event)
         self._conclude()
@@ -105,7 +105,8 @@ class RunMachine:
         if self.state.finished is None and not self._drained:
             self._drained = True
             for attempt in list(self.attempts.values()):
-                self.close(attempt, "released")
+                self.abandon(attempt)
+            self.book_late()
             if self.state.parked is None:
                 self.persist(RunParked(("drained",), now))
 
@@ -217,6 +218,11 @@ class RunMachine:
         self.release(attempt, outcome)
         self.attempts.pop(attempt.step, None)
 
+    def abandon(self, attempt: Attempt) -> None:
+        """End an attempt that no record will tell of; what it has cost is booked all the same."""
+        self.late = self.late + attempt.cost.less(attempt.booked)
+        self.close(attempt, "released")
+
     def release(self, attempt: Attempt, outcome: str) -> None:
         if attempt.permit is not None:
             self._commands.append(ReleasePermit(attempt.permit, outcome))
@@ -235,13 +241,19 @@ class RunMachine:
     def taken(self, command_id: str) -> None:
         self._taken.append(command_id)
 
-    def finish(self, record: RunFinished) -> None:
+    def finish(self, outcome: str, error: ErrorInfo | None) -> None:
         """End the run and everything that is under way."""
         for attempt in list(self.attempts.values()):
-            self.close(attempt, "released")
-        self.persist(record)
+            self.abandon(attempt)
+        self.persist(RunFinished(outcome, error, self.late, self.now))
 
-    def _book_late(self, event: AnyEvent) -> None:
+    def book_late(self) -> None:
+        """Put into the log what no other record tells of."""
+        if self.late is not FREE and self.late != FREE:
+            self.persist(CostBooked(self.late, self.now))
+        self.late = FREE
+
+    def _take_late(self, event: AnyEvent) -> None:
         self.late = self.late + getattr(event, "cost", FREE)
         permit = getattr(event, "permit", None)
         if permit is not None and permit not in self.permits():  # a grant that comes twice must not give away what is in use
@@ -252,13 +264,24 @@ class RunMachine:
         if state.finished is not None:
             return
         if state.committed == self.plan.size:
-            self.finish(RunFinished("succeeded", None, self.late, self.now))
+            self.finish("succeeded", None)
             return
+        if self.late is not FREE and (self._records or self.policies.budget is not None):
+            self.book_late()
         if not self.attempts:
             return
+        is_asking = False
         for attempt in self.attempts.values():
-            if attempt.phase not in WAITS_OUTSIDE:
+            if attempt.phase in WAITS_OUTSIDE:
+                continue
+            if state.parked is None:
                 return
+            if attempt.phase is not Phase.PERMIT:
+                self.persist(RunResumed(self.now))
+                return
+            is_asking = True  # the breaker, once more: a parked run still waits while it does that
+        if is_asking:
+            return
         reasons = tuple(sorted({attempt.reason for attempt in self.attempts.values()}))
         if state.parked != reasons:
             self.persist(RunParked(reasons, self.now))

@@ -50,7 +50,10 @@ class StepSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What holds for the whole run. Units: seconds. `breaker` = permits are asked for; `verifier` = its identity."""
+    """What holds for the whole run. Units: seconds. `breaker` = permits are asked for; `verifier` = its identity.
+
+    `host_times_steps` = the host answers a step that overruns its time, and counts from when it really began.
+    """
 
     verifier: str = ""
     base_delay_s: float = 0.0
@@ -68,6 +71,7 @@ class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
     verifier_retry_delay_s: float = 0.5
     verifier_timeout_s: float = 120.0
     inline_bytes_max: int = 65_536
+    host_times_steps: bool = False
 
 
 class PlanSpec(msgspec.Struct, frozen=True):

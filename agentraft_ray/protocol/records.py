@@ -19,6 +19,7 @@ __all__ = [
     "AttemptStarted",
     "Certificate",
     "CommandTaken",
+    "CostBooked",
     "ErrorInfo",
     "OutputProposed",
     "OwnerClaimed",
@@ -28,6 +29,7 @@ __all__ = [
     "RunAdmitted",
     "RunFinished",
     "RunParked",
+    "RunResumed",
     "StepCommitted",
     "SuspectCleared",
     "TaskRecord",
@@ -216,6 +218,19 @@ class RunParked(_Record, frozen=True, tag="parked.1"):
     at: float
 
 
+class RunResumed(_Record, frozen=True, tag="resumed.1"):
+    """The owner of a parked run goes on with it. Others may take over what is parked, so this must stand before anything starts."""
+
+    at: float
+
+
+class CostBooked(_Record, frozen=True, tag="booked.1"):
+    """What was used outside of any other record: late replies, attempts that were closed under way, verifiers that failed."""
+
+    cost: Cost
+    at: float
+
+
 class RunFinished(_Record, frozen=True, tag="finished.1"):
     """The last record. `outcome` is succeeded, failed or cancelled; `late` is the cost of replies that came after their time."""
 
@@ -237,6 +252,8 @@ Record = (
     | SuspectCleared
     | CommandTaken
     | RunParked
+    | RunResumed
+    | CostBooked
     | RunFinished
 )
 

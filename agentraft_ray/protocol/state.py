@@ -22,6 +22,7 @@ from agentraft_ray.protocol.records import (
     AttemptStarted,
     Certificate,
     CommandTaken,
+    CostBooked,
     OutputProposed,
     OwnerClaimed,
     Payload,
@@ -30,6 +31,7 @@ from agentraft_ray.protocol.records import (
     RunAdmitted,
     RunFinished,
     RunParked,
+    RunResumed,
     StepCommitted,
     SuspectCleared,
     TaskRecord,
@@ -46,7 +48,8 @@ class StepHistory:
     """What is remembered of a step that did not commit at once.
 
     `rejections` and `errors` count in the present lineage, `made` all attempts that ended. `attempt` is the number of the attempt
-    that is open or comes next; it never goes back. `rejected` maps (inputs digest, output digest) to who rejected that output, each time; `judge` is who did so last.
+    that is open or comes next; it never goes back. `rejected` maps (inputs digest, output digest) to who rejected that output,
+    each time; `judge` is who did so last.
     """
 
     __slots__ = (
@@ -272,6 +275,7 @@ class RunState:
             self._refuse("the proposed output was made from other inputs")
         if record.certificate is not None:
             self._check_subject(record.certificate, record.output.digest)
+        self._settle(record.step, record.attempt, record.cost)
         self.proposed[record.step] = record
         self._progress(record.at)
 
@@ -283,7 +287,8 @@ class RunState:
         approved = self.approved.get(step) == (certificate.lineage, certificate.output)
         if not certificate.passed and not (certificate.kind == "abstain" and approved):
             self._refuse(f"step {self.plan.name(step)!r} is committed on a verdict that does not pass")
-        if self.plan.step(step).needs_approval and not approved:
+        spec = self.plan.step(step)
+        if (spec.needs_approval and not approved) or (spec.approve_before and (step, certificate.lineage) not in self.let_go):
             self._refuse(f"step {self.plan.name(step)!r} is committed without the approval it needs")
         self._settle(step, certificate.attempt, record.cost)
         self._status[step] = _COMMITTED
@@ -322,7 +327,9 @@ class RunState:
 
     def _suspect(self, accuser: int, blame: int) -> int | None:
         policies = self.plan.policies
-        if not policies.rollback_on_failure or not policies.max_rollback_depth or self.rollbacks >= policies.rollbacks_max:
+        if not policies.rollback_on_failure or not policies.max_rollback_depth:
+            return None
+        if self.rollbacks + len(self.accusations) >= policies.rollbacks_max:
             return None
         suspects = [blame] if 0 <= blame < self.plan.size else []
         if not suspects and policies.back_when_exhausted and self.exhausted(accuser):
@@ -359,10 +366,12 @@ class RunState:
         if record.removed != self.fallen_with(suspect):
             self._refuse("a rollback removes the suspect with all its dependents and nothing else")
         certificate = record.certificate
-        if certificate.kind != "reject" or (certificate.step, certificate.output) != (suspect, self.output_digest(suspect)):
+        if certificate.kind != "reject" or certificate.step != suspect:
             self._refuse("the suspect was not judged bad")
-        self.cost = self.cost + record.cost
-        self.charged = self.charged + record.cost
+        self._check_binding(certificate, self.output_digest(suspect))
+        if self.rollbacks >= self.plan.policies.rollbacks_max:
+            self._refuse("the run has used up its rollbacks")
+        self._book(record.cost)
         self.rollbacks += 1
         cone = [suspect]
         for step in self.plan.descendants(suspect):
@@ -393,10 +402,12 @@ class RunState:
     def _cleared(self, record: SuspectCleared) -> None:
         if self.accusations.get(record.accuser) != (record.suspect, record.position):
             self._refuse("it clears a step that nobody accused")
+        if record.certificate.step != record.suspect or record.certificate.kind == "reject":
+            self._refuse("the suspect was not judged to stand")
+        self._check_binding(record.certificate, self.output_digest(record.suspect))
         del self.accusations[record.accuser]
         self.cleared.add((record.accuser, self.history(record.accuser).lineage, record.position))
-        self.cost = self.cost + record.cost
-        self.charged = self.charged + record.cost
+        self._book(record.cost)
         self._progress(record.at)
 
     def _command(self, record: CommandTaken) -> None:
@@ -416,12 +427,18 @@ class RunState:
         self.parked = record.reasons
         self.parked_at = record.at
 
+    def _resumed(self, record: RunResumed) -> None:
+        self._unpark(record.at)
+
     def _finished(self, record: RunFinished) -> None:
         if record.outcome == "succeeded" and self.committed != self.plan.size:
             self._refuse("a run succeeds only when every step is committed")
         self._unpark(record.at)
-        self.cost = self.cost + record.late
+        self._book(record.late)
         self.finished = record
+
+    def _booked(self, record: CostBooked) -> None:
+        self._book(record.cost)
 
     # --- what several records share ----------------------------------------------------------------------------------------
 
@@ -431,7 +448,8 @@ class RunState:
 
     def _unpark(self, at: float) -> None:
         if self.parked is not None:
-            self.paused_s += max(0.0, at - self.parked_at)
+            # A fork's prefix is older than its admission, before which no time of its own has passed.
+            self.paused_s += max(0.0, at - max(self.parked_at, self.admitted_at))
             self.parked = None
 
     def _keep_reserved(self, step: int, attempt: int) -> None:
@@ -440,29 +458,46 @@ class RunState:
             del self.reservations[key]
 
     def _settle(self, step: int, attempt: int, cost: Cost) -> None:
-        """Book an attempt's cost and give its reservations of this life back; those of lost lives stay charged."""
-        self.proposed.pop(step, None)
+        """Book what an attempt cost, less what its proposal booked, and give its reservations of this life back.
+
+        Reservations of lost lives stay charged.
+        """
+        proposal = self.proposed.pop(step, None)
+        if proposal is not None:
+            cost = cost.less(proposal.cost)
         self.cost = self.cost + cost
-        charged = self.charged
-        tokens, usd, seconds = charged.tokens + cost.tokens, cost.usd, charged.seconds + cost.seconds
         if self.reservations:
             for key in [key for key in self.reservations if key[0] == step and key[1] == attempt]:
                 reserved = self.reservations.pop(key)
-                tokens, seconds = tokens - reserved.tokens, seconds - reserved.seconds
-                if usd is not None and reserved.usd is not None:
-                    usd -= reserved.usd
-        self.charged = Cost(tokens, charged.usd if usd is None or charged.usd is None else charged.usd + usd, seconds)
+                if cost.usd is None and reserved.usd:  # nobody knows the price, but that it is at most what was set aside
+                    cost = Cost(cost.tokens, reserved.usd, cost.seconds)
+                cost = cost.less(reserved)
+        self.charged = self.charged + cost
+
+    def _book(self, cost: Cost) -> None:
+        self.cost = self.cost + cost
+        self.charged = self.charged + cost
 
     def _check_attempt(self, step: int, lineage: int, attempt: int) -> None:
         if step not in self.ready:
             self._refuse(f"step {step} is not ready to run")
+        self._check_number(step, lineage, attempt)
+
+    def _check_number(self, step: int, lineage: int, attempt: int) -> None:
         history = self.histories.get(step, _FRESH)
         if history.lineage != lineage or history.attempt != attempt:
             self._refuse(f"step {step}: lineage {lineage} attempt {attempt} is closed; {history.lineage}/{history.attempt} is the open one")
 
     def _check_subject(self, certificate: Certificate, output: bytes) -> None:
+        """The certificate is about this output of the attempt that is open now."""
+        if certificate.step not in self.ready:
+            self._refuse(f"step {certificate.step} is not ready to run")
+        self._check_binding(certificate, output)
+
+    def _check_binding(self, certificate: Certificate, output: bytes) -> None:
+        """The certificate is about this output of the step's present attempt, made from its parents' present commits."""
         step = certificate.step
-        self._check_attempt(step, certificate.lineage, certificate.attempt)
+        self._check_number(step, certificate.lineage, certificate.attempt)
         copied = self.forked_from is not None and self.index < self.forked_from[1]  # names the run that it was made in
         if certificate.run != self.run_id and not copied:
             self._refuse(f"the verdict is about run {certificate.run}")
@@ -505,6 +540,8 @@ _APPLY: dict[type, Callable[[RunState, Any], None]] = {
     SuspectCleared: RunState._cleared,
     CommandTaken: RunState._command,
     RunParked: RunState._parked,
+    RunResumed: RunState._resumed,
+    CostBooked: RunState._booked,
     RunFinished: RunState._finished,
 }
 

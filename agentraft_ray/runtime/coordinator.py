@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,36 +11,31 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from agentraft_ray.checkpoint.base import AnswerKind, RunMeta
-from agentraft_ray.checkpoint.codec import encode_output
-from agentraft_ray.config import Limits
 from agentraft_ray.errors import (
+    AgentRaftError,
     DurabilityUnverified,
     FingerprintMismatch,
-    OutputNotEncodable,
     OwnershipLost,
-    PayloadTooLarge,
     StoreError,
 )
 from agentraft_ray.events import Event, event_of
 from agentraft_ray.identity import check_run_id
 from agentraft_ray.pipeline import Task
 from agentraft_ray.protocol.messages import Announce
-from agentraft_ray.protocol.records import RunParked, TaskRecord
+from agentraft_ray.protocol.records import RunParked
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.result import RunResult
 from agentraft_ray.runtime.commands import approval_command, cancel_command
 from agentraft_ray.runtime.driver import RunDriver
 from agentraft_ray.runtime.environment import Environment
-from agentraft_ray.runtime.logs import changed_between
+from agentraft_ray.runtime.hooks import EventHook, EventSink
+from agentraft_ray.runtime.logs import changed_between, task_record
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.runtime.results import Commits, error_result, result_of
 
 __all__ = ["Coordinator", "RunHandle"]
 
-_log = logging.getLogger("agentraft_ray")
 _INBOXES_PER_POLL = 50
-
-EventHook = Callable[[Event], Awaitable[None] | None]
 
 
 class Coordinator:
@@ -75,7 +68,10 @@ class Coordinator:
         return await self._run(task, run_id or task.id, self._on_event)
 
     def run_sync(self, task: Task, *, run_id: str | None = None) -> RunResult:
-        """`run` for programs without an event loop."""
+        """`run` for programs without an event loop. Raises AgentRaftError where one is running."""
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise AgentRaftError("run_sync was called inside a running event loop; write `await coordinator.run(task)` there")
 
         async def run_and_close() -> RunResult:
             async with self:
@@ -107,7 +103,7 @@ class Coordinator:
         """Start a run in the background; returns when its admission is durable. It goes on by itself when approvals come in."""
         run_id = check_run_id(run_id or task.id)
         environment = await self._open()
-        await environment.logs.admit(run_id, _task_record(task, environment.limits), environment.plan)
+        await environment.logs.admit(run_id, task_record(task, environment.limits), environment.plan)
         work = asyncio.create_task(self._run_to_the_end(run_id), name=f"run {run_id}")
         self._background.add(work)
         work.add_done_callback(self._background.discard)
@@ -200,7 +196,7 @@ class Coordinator:
         environment: Environment | None = None
         try:
             environment = await self._open()
-            record = _task_record(task, environment.limits)
+            record = task_record(task, environment.limits)
             created, meta, state = await environment.logs.admit(run_id, record, environment.plan)
         except StoreError as error:
             if isinstance(error, DurabilityUnverified):
@@ -220,7 +216,7 @@ class Coordinator:
     ) -> RunResult:
         """One life after another: claim, drive, and again while the run is taken from us or commands wait for it."""
         rewound = ""
-        sink = _EventSink(hook) if hook is not None else None
+        sink = EventSink(hook) if hook is not None else None
         turn = self._turns.setdefault(run_id, asyncio.Lock())  # claims do not keep one owner from itself
         try:
             async with turn, environment.owner:
@@ -262,7 +258,7 @@ class Coordinator:
         run_id: str,
         admitted: RunState | None,
         started: float,
-        sink: _EventSink | None,
+        sink: EventSink | None,
         rewound: str,
     ) -> RunResult:
         commits = Commits(environment.limits.result_steps_max)
@@ -299,11 +295,14 @@ class Coordinator:
             result = await self._lives(environment, run_id, None, started, self._on_event)
             if not result.is_parked:
                 return result
-            while not await environment.store.inbox(run_id):
-                await asyncio.sleep(pause_s)
-                meta = await environment.logs.meta(run_id)
-                if meta.status == "finished":
-                    break
+            try:
+                while not await environment.store.inbox(run_id):
+                    await asyncio.sleep(pause_s)
+                    meta = await environment.logs.meta(run_id)
+                    if meta.status == "finished":
+                        break
+            except StoreError as error:
+                return error_result(run_id, error, environment.plan.size, started)
 
     async def _refuse_changed(self, environment: Environment, run_id: str) -> None:
         stored = await environment.logs.admitted_plan(run_id)
@@ -396,50 +395,3 @@ class RunHandle:
     async def cancel(self, *, by: str = "") -> None:
         """See `Coordinator.cancel`."""
         await self._coordinator.cancel(self.run_id, by=by)
-
-
-class _EventSink:
-    """Hands events to a hook in order. Async hooks run beside the run and are awaited before it returns; errors never break it."""
-
-    def __init__(self, hook: EventHook) -> None:
-        self._hook = hook
-        self._tail: asyncio.Task[None] | None = None
-
-    def put(self, event: Event) -> None:
-        try:
-            waiting = self._hook(event)
-        except Exception:  # noqa: BLE001 - the boundary to the user's code
-            _log.exception("the on_event hook failed on %s of run %s", event.type.value, event.task_id)
-            return
-        if inspect.isawaitable(waiting):
-            self._tail = asyncio.ensure_future(self._after(self._tail, waiting, event))
-
-    async def flush(self) -> None:
-        if self._tail is not None:
-            await self._tail
-
-    @staticmethod
-    async def _after(earlier: asyncio.Task[None] | None, waiting: Awaitable[None], event: Event) -> None:
-        if earlier is not None:
-            await earlier
-        try:
-            await waiting
-        except Exception:  # noqa: BLE001 - the boundary to the user's code
-            _log.exception("the on_event hook failed on %s of run %s", event.type.value, event.task_id)
-
-
-def _task_record(task: Task, limits: Limits) -> TaskRecord:
-    """Raises OutputNotEncodable or PayloadTooLarge for inputs that cannot stand in a log."""
-    try:
-        inputs = encode_output(task.inputs)
-    except OutputNotEncodable as error:
-        field = error.field.replace("output", "inputs", 1)
-        raise OutputNotEncodable(f"task {task.id!r}: {str(error).replace(error.field, field, 1)}", field=field) from None
-    if len(inputs) > limits.payload_bytes_max:
-        raise PayloadTooLarge(
-            f"task {task.id!r}: its inputs are {len(inputs):,} bytes, over {limits.payload_bytes_max:,}; pass a reference to them",
-            step="",
-            size_bytes=len(inputs),
-            limit_bytes=limits.payload_bytes_max,
-        )
-    return TaskRecord(task.goal, inputs, task.id)

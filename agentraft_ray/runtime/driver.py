@@ -14,7 +14,7 @@ from typing import Any
 
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Command
 from agentraft_ray.checkpoint.codec import decode_output
-from agentraft_ray.errors import AgentRaftError, LogCorrupted, OwnershipLost
+from agentraft_ray.errors import AgentRaftError, LogCorrupted, LogRewound, OwnershipLost
 from agentraft_ray.pipeline import StepContext, Task
 from agentraft_ray.protocol.machine import RunMachine
 from agentraft_ray.protocol.messages import (
@@ -190,7 +190,7 @@ class RunDriver:
         )
         answer = await environment.store.append(entry)
         if answer.kind is not AnswerKind.APPENDED:
-            raise self._refused(answer)
+            raise self._refused(answer, ready.index)
         position = ready.index
         for record in ready.decided:
             if type(record) is StepCommitted and record.output.data is not None:
@@ -202,17 +202,24 @@ class RunDriver:
         self._appending = False
         return self._act(ready.commands) + self._jobs()
 
-    def _refused(self, answer: Answer) -> AgentRaftError:
+    def _refused(self, answer: Answer, acknowledged: int) -> AgentRaftError:
         run_id, token = self.state.run_id, self._machine.token
         if answer.kind is AnswerKind.FOREIGN:
             return self.environment.logs.refuse_foreign(run_id)
         if answer.kind is AnswerKind.NO_BLOB:
             return LogCorrupted(f"run {run_id}: a blob that its log needs is gone from the store", run_id=run_id, index=answer.index)
+        if answer.kind is AnswerKind.MISSING:
+            return LogRewound(
+                f"run {run_id}: its log of {acknowledged} records is gone from the store; restore the store",
+                run_id=run_id,
+                acknowledged=acknowledged,
+                found=0,
+            )
         return OwnershipLost(
             f"run {run_id}: the store answered {answer.kind.value}; {answer.token.owner or 'nobody'} owns it in epoch {answer.token.epoch}",
             run_id=run_id,
             owner=answer.token.owner,
-            rewound=answer.kind in {AnswerKind.MOVED, AnswerKind.MISSING} or answer.token.epoch < token.epoch,
+            rewound=answer.kind is AnswerKind.MOVED or answer.token.epoch < token.epoch,
             epoch=token.epoch,
         )
 

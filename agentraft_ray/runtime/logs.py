@@ -8,11 +8,22 @@ from collections.abc import Callable
 from typing import Any
 
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Checkpoint, RunMeta, RunStore
-from agentraft_ray.checkpoint.codec import decode_output
+from agentraft_ray.checkpoint.codec import decode_output, encode_output
 from agentraft_ray.checkpoint.seal import PlainSeal, Seal
-from agentraft_ray.errors import FingerprintMismatch, ForeignKey, LogCorrupted, RunExpired, RunIdConflict, RunNotFound
+from agentraft_ray.config import Limits
+from agentraft_ray.errors import (
+    FingerprintMismatch,
+    ForeignKey,
+    LogCorrupted,
+    OutputNotEncodable,
+    PayloadTooLarge,
+    RunExpired,
+    RunIdConflict,
+    RunNotFound,
+)
 from agentraft_ray.events import verdict_of
 from agentraft_ray.identity import NO_OWNER, OwnerToken, chain, digest_of_parts
+from agentraft_ray.pipeline import Task
 from agentraft_ray.protocol.plan import Plan, plan_of
 from agentraft_ray.protocol.records import (
     OwnerClaimed,
@@ -26,7 +37,7 @@ from agentraft_ray.protocol.records import (
 )
 from agentraft_ray.protocol.state import RunState, fold
 
-__all__ = ["RunLogs", "admission_digest", "checkpoints_of_log"]
+__all__ = ["RunLogs", "admission_digest", "checkpoints_of_log", "task_record"]
 
 _READ_RECORDS_MAX = 5_000
 _COPY_RECORDS_MAX = 500
@@ -36,6 +47,23 @@ _COPY_BYTES_MAX = 1024 * 1024
 def admission_digest(task: TaskRecord, plan: Plan) -> bytes:
     """What must be equal for a second submission under one run id to mean the first: the task and the pipeline's fingerprint."""
     return digest_of_parts(task.goal.encode(), task.inputs, plan.fingerprint)
+
+
+def task_record(task: Task, limits: Limits) -> TaskRecord:
+    """The task as its log holds it. Raises OutputNotEncodable or PayloadTooLarge for inputs that cannot stand in a log."""
+    try:
+        inputs = encode_output(task.inputs)
+    except OutputNotEncodable as error:
+        field = error.field.replace("output", "inputs", 1)
+        raise OutputNotEncodable(f"task {task.id!r}: {str(error).replace(error.field, field, 1)}", field=field) from None
+    if len(inputs) > limits.payload_bytes_max:
+        raise PayloadTooLarge(
+            f"task {task.id!r}: its inputs are {len(inputs):,} bytes, over {limits.payload_bytes_max:,}; pass a reference to them",
+            step="",
+            size_bytes=len(inputs),
+            limit_bytes=limits.payload_bytes_max,
+        )
+    return TaskRecord(task.goal, inputs, task.id)
 
 
 class RunLogs:
@@ -163,8 +191,9 @@ class RunLogs:
         expected: OwnerToken | None = NO_OWNER
         todo: deque[Record] = deque([*(record for record, _ in prefix), claimed])
         while todo:
-            index, head, stored, blobs = state.index, state.head, [], []
-            size = 0
+            index, head, size = state.index, state.head, 0
+            stored: list[bytes] = []
+            blobs: list[tuple[bytes, bytes]] = []
             while todo and len(stored) < _COPY_RECORDS_MAX and size < _COPY_BYTES_MAX:
                 record = todo.popleft()
                 data = self.seal.seal(state.run_id, state.index, encode_record(record))

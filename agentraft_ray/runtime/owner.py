@@ -23,7 +23,7 @@ class Owner:
         self._renewed_at = 0.0
         self._users = 0
         self._task: asyncio.Task[None] | None = None
-        self._alive = asyncio.Event()
+        self._renewal: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()  # a lease that is given back must not overtake one that is taken again
 
     async def __aenter__(self) -> Owner:
@@ -39,10 +39,11 @@ class Owner:
         self._users -= 1
         async with self._changing:
             if self._users == 0 and self._task is not None:
-                task, self._task = self._task, None
-                task.cancel()
-                await asyncio.wait([task])
-                self._alive.clear()
+                tasks = [task for task in (self._task, self._renewal) if task is not None]
+                self._task = None
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
                 with contextlib.suppress(StoreError):
                     await self._store.release_lease(self.id)
 
@@ -52,16 +53,22 @@ class Owner:
         return time.monotonic() - self._renewed_at > self._ttl_s / 2
 
     async def alive(self) -> None:
-        """Wait until the lease is fresh."""
+        """Wait until the lease is fresh. Raises StoreError when the store cannot be reached within its own deadline."""
         while self.is_late:
-            self._alive.clear()
-            await self._alive.wait()
+            if self._renewal is None:  # one for all runs that wait
+                self._renewal = asyncio.create_task(self._renew(), name=f"late lease of {self.id}")
+                self._renewal.add_done_callback(self._renewed)
+            await asyncio.shield(self._renewal)
+
+    def _renewed(self, renewal: asyncio.Task[None]) -> None:
+        self._renewal = None
+        if not renewal.cancelled():
+            renewal.exception()  # every run that waits has seen it; that none may wait any more is no news
 
     async def _renew(self) -> None:
         asked_at = time.monotonic()
         await self._store.renew_lease(self.id, self._ttl_s)
         self._renewed_at = asked_at
-        self._alive.set()
 
     async def _keep_alive(self) -> None:
         while True:

@@ -66,12 +66,14 @@ def result_of(state: RunState, outputs: RunOutputs, commits: Commits, started: f
         steps_total=plan.size,
         cost=state.cost,
     )
-    if finished is None:
+    if finished is None and state.parked is None:
+        result.status, result.error_kind, result.error_fields = "running", "RunWaiting", {"run_id": state.run_id, "reason": "running"}
+    elif finished is None:
         result.status = "waiting"
         result.waiting_for = state.parked or ()
         result.error_kind = _waiting_kind(result.waiting_for)
         result.error_fields = {"run_id": state.run_id, "reason": "; ".join(result.waiting_for)}
-        reasons = "; ".join(result.waiting_for) or "nothing that is known"
+        reasons = "; ".join(result.waiting_for)
         result.error = f"{result.error_kind}: the run waits for {reasons}; resume it when that has changed"
     elif not success:
         result.status = "cancelled" if finished.outcome == "cancelled" else "failed"

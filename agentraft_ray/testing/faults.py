@@ -56,6 +56,7 @@ class Faults:
     late_command: float = 0.0  # about another output or an earlier lineage
     denial: float = 0.0
     cancel: float = 0.0
+    parked_run_moved: float = 0.0  # resumed by another coordinator while its owner lives and waits
 
     @classmethod
     def drawn(cls, rng: Random) -> Faults:
@@ -81,7 +82,7 @@ _CEILINGS = {
     "failover": 1.0,
     "failover_at_claim": 0.1,
     "crash_at_failover": 1.0,
-    "worker_lost": 0.25,
+    "worker_lost": 0.5,
     "reply_late": 0.25,
     "reply_twice": 0.3,
     "never_returns": 0.3,
@@ -99,6 +100,7 @@ _CEILINGS = {
     "late_command": 0.2,
     "denial": 0.4,
     "cancel": 0.01,
+    "parked_run_moved": 0.5,
 }
 
 _OFTEN = {"bad_output": 0.8, "blame": 0.8, "suspect_falls": 0.8, "frozen_clock": 0.7}

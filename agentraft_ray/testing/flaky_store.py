@@ -118,7 +118,8 @@ class FlakyStore:
         row = self.table.runs.get(entry.run_id)
         before = len(row.records) if row else 0
         claimed = entry.claim
-        lease_alive = claimed is not None and claimed.owner != entry.token.owner and self.table.leases.get(claimed.owner, 0.0) > world.now
+        is_held = row is not None and row.status == "open" and claimed is not None and claimed.owner != entry.token.owner
+        lease_alive = is_held and claimed is not None and self.table.leases.get(claimed.owner, 0.0) > world.now
         if claimed is not None and world.chance("failover_at_claim"):
             self._synchronise()
         answer = self.table.append(entry)

@@ -254,6 +254,8 @@ def runs_what_is_open(log: LogModel, new: Execution, tally: Tally) -> Iterator[s
     step = new.step
     if log.finished is not None:
         yield f"step {step} runs after the end of its run"
+    if log.parked is not None:
+        yield f"step {step} runs while the log says that the run is parked, so that anybody may take it over"
     if step in log.commits:
         yield f"step {step} runs again in lineage {new.lineage}, where it is committed"
     if new.lineage != log.lineage[step]:

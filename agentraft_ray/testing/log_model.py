@@ -16,6 +16,7 @@ from agentraft_ray.protocol.records import (
     AttemptRejected,
     AttemptStarted,
     CommandTaken,
+    CostBooked,
     OutputProposed,
     OwnerClaimed,
     Record,
@@ -23,6 +24,7 @@ from agentraft_ray.protocol.records import (
     RunAdmitted,
     RunFinished,
     RunParked,
+    RunResumed,
     StepCommitted,
     SuspectCleared,
 )
@@ -135,9 +137,11 @@ class LogModel:
         self.count += 1
 
     def _take(self, record: Record) -> None:  # noqa: C901, PLR0912 - one flat match is the point
+        if isinstance(record, CostBooked):
+            return
         if isinstance(record, OwnerClaimed):
             self.claims = 1 if self.parked is not None else self.claims + 1
-        elif not isinstance(record, AttemptStarted | RunParked) and not (isinstance(record, CommandTaken) and not record.applied):
+        elif not isinstance(record, AttemptStarted | RunParked | RunResumed) and not (isinstance(record, CommandTaken) and not record.applied):
             self.claims = 0
         if isinstance(record, RunParked):
             self._unpark(record.at)

@@ -16,7 +16,7 @@ from agentraft_ray.protocol import decide
 from agentraft_ray.protocol.attempt import Attempt, Phase
 from agentraft_ray.protocol.machine import RunMachine
 from agentraft_ray.protocol.messages import Call, CommandReceived, PermitDenied, Ready, StepRaised, VerdictReturned, WorkerLost
-from agentraft_ray.protocol.records import Certificate, OwnerClaimed, RolledBack
+from agentraft_ray.protocol.records import Certificate, ErrorInfo, OwnerClaimed, RolledBack, RunResumed
 from agentraft_ray.protocol.state import RunState, StepHistory
 from agentraft_ray.taxonomy import FREE, Cost, VerdictKind, VerificationResult
 from agentraft_ray.testing.errands import Life
@@ -193,7 +193,7 @@ def forgets_claims(claimed: Any) -> Any:
 
 def replaces_workers_for_ever(worker_lost: Any) -> Any:
     def lost(m: RunMachine, attempt: Attempt, event: WorkerLost) -> None:
-        attempt.losses = 0
+        attempt.losses.clear()
         worker_lost(m, attempt, event)
 
     return lost
@@ -250,10 +250,21 @@ def parks_without_alarm(denied: Any) -> Any:
     return deny
 
 
+def resumes_in_silence(persist: Any) -> Any:
+    """Goes on with a parked run without saying so in the log."""
+
+    def persist_others(self: RunMachine, record: Any) -> None:
+        if not isinstance(record, RunResumed):
+            persist(self, record)
+
+    return persist_others
+
+
 def finishes_twice(finish: Any) -> Any:
-    def finish_again(self: RunMachine, record: Any) -> None:
-        finish(self, record)
-        self.state.finished = None
+    def finish_again(self: RunMachine, outcome: str, error: ErrorInfo | None) -> None:
+        finish(self, outcome, error)
+        record, self.state.finished = self.state.finished, None
+        assert record is not None
         self.persist(record)
 
     return finish_again

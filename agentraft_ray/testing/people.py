@@ -56,6 +56,8 @@ class People:
                 self._answer(log, step, log.lineage[step], b"")
         if log.parked is not None and all(reason.startswith(NEEDS_OPERATOR) for reason in log.parked):
             self._resume(log)
+        elif log.parked is not None and world.chance("parked_run_moved"):
+            self._resume(log)
 
     def _answer(self, log: LogModel, step: int, lineage: int, output: bytes) -> None:
         """Approve or deny what waits; if nothing comes of it for long, say it again."""
@@ -92,8 +94,7 @@ class People:
         hosts = [host for host in world.hosts if host.is_up and not host.is_paused and not host.is_late]
         if not hosts or (not world.healed and world.rng.random() < 0.7):
             return
-        owners = [host for host in hosts if host.owner == log.owner.owner]  # while its lease lives, nobody else gets the run
-        host = world.rng.choice(owners or hosts)
+        host = world.rng.choice(hosts)
         meta = world.store.meta(log.run)
         if meta is not None and log.run not in host.lives and log.run not in host.claiming:
             world.seen["operator resumes"] += 1

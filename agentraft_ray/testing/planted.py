@@ -80,6 +80,7 @@ BUGS: dict[str, Bug] = {
     "gate_stands_open": _bug((decide, "start_step", mistakes.opens_every_gate)),
     "command_stays_in_the_inbox": _bug((decide, "take_command", mistakes.leaves_commands)),
     "cancel_goes_on": _bug((RunMachine, "finish", mistakes.ignores_cancel)),
+    "resumed_in_silence": _bug((RunMachine, "persist", mistakes.resumes_in_silence)),
     "finished_twice": _bug((RunMachine, "finish", mistakes.finishes_twice)),
     "parked_for_ever": _bug((decide.TABLE, (Phase.PERMIT, PermitDenied), mistakes.parks_without_alarm)),
     "lost_verdict_waited_for": _bug((decide, "take_tick", mistakes.waits_for_ever)),

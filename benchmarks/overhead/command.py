@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from benchmarks.machine import Machine, describe_machine
+from benchmarks.machine import Machine, describe_machine, fsync_us
 from benchmarks.overhead.figures import Figures, LiveRuns, Load, LongRun, Probe, Storage
 from benchmarks.overhead.report import report
 
@@ -32,6 +32,7 @@ class Measurement(msgspec.Struct, frozen=True):
 
     machine: Machine
     load_after: float
+    fsync_us_after: float
     seconds: float
     figures: tuple[Figures, ...]
 
@@ -56,16 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 broken += 1
             else:
                 figures.append(found)
-    measured = Measurement(machine, os.getloadavg()[0], time.perf_counter() - started, tuple(figures))
+        fsync_after = fsync_us(Path(work))
+    measured = Measurement(machine, os.getloadavg()[0], fsync_after, time.perf_counter() - started, tuple(figures))
     print(report(machine, measured.of(Load), measured.of(Storage), measured.of(LiveRuns), measured.of(LongRun)))
-    print(f"\nmeasured in {measured.seconds:,.0f} s; load {measured.load_after:.1f} at the end")
+    print(
+        f"\nmeasured in {measured.seconds:,.0f} s; at the end load {measured.load_after:.1f}, {fsync_after:,.0f} us per write and fdatasync"
+    )
+    text = msgspec.json.encode(measured)
     if options.json:
-        text = msgspec.json.format(msgspec.json.encode(measured), indent=2).decode()
-        if options.json == "-":
-            print(text)
-        else:
-            Path(options.json).write_text(text + "\n")
-            print(f"figures: {options.json}")
+        Path(options.json).write_bytes(msgspec.json.format(text, indent=2) + b"\n")
+        print(f"figures: {options.json}")
+    else:
+        print(text.decode())
     return 1 if broken else 0
 
 
@@ -76,32 +79,39 @@ def _parser() -> argparse.ArgumentParser:
         "Beside each figure stands that of a loop without this library: for the memory store the bare steps and verdicts, for a durable "
         "one the same with an unfenced RPUSH per step on the same server.",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter repetitions and a short long run: half a minute, rough")
+    parser.add_argument("--quick", action="store_true", help="one short repetition and a short long run: half a minute, rough")
     parser.add_argument(
         "--store", nargs="+", default=["memory", "embedded"], metavar="STORE", help="memory, embedded (a server of ours) or redis:// URLs"
     )
     parser.add_argument("--runs-at-a-time", nargs="+", type=int, default=[1, 64, 1_000], metavar="N")
     parser.add_argument("--only", nargs="+", choices=sorted(_TYPES), default=sorted(_TYPES), help="some of the measurements")
-    parser.add_argument("--long-steps", type=int, metavar="N", help="steps of the long run (default 100,000; 5,000 with --quick)")
+    parser.add_argument("--long-steps", type=int, metavar="N", help="steps of the long run (default 100,000; 2,000 with --quick)")
     parser.add_argument("--directory", default=".agentraft", help="whose disk the embedded server writes to (default: .agentraft here)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, - for the standard output")
+    parser.add_argument("--durability", default="", help="what is asked of the durable stores (default: fsync; else trust-server ...)")
+    parser.add_argument(
+        "--gc-threshold", type=int, default=0, metavar="N", help="let Python's collector run after N new objects (its default: 700)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the samples there instead of printing them on the last line")
     return parser
 
 
 def _plan(options: argparse.Namespace, work: str) -> Iterator[Probe]:
     quick = options.quick
-    repetitions, seconds, live = (2, 0.3, 300) if quick else (5, 1.5, 2_000)
-    long_steps = options.long_steps or (5_000 if quick else 100_000)
+    repetitions, seconds, live = (1, 0.3, 200) if quick else (5, 1.5, 2_000)
+    long_steps = options.long_steps or (2_000 if quick else 100_000)
     for store in options.store:
+        durability = "" if store == "memory" else options.durability
+        asked = Probe(
+            "load", store, work, repetitions=repetitions, seconds=seconds, durability=durability, gc_threshold=options.gc_threshold
+        )
         if "load" in options.only:
-            for at_a_time in options.runs_at_a_time:
-                yield Probe("load", store, work, at_a_time, repetitions=repetitions, seconds=seconds)
+            yield from (msgspec.structs.replace(asked, runs_at_a_time=at_a_time) for at_a_time in options.runs_at_a_time)
         if "storage" in options.only:
-            yield Probe("storage", store, work)
+            yield msgspec.structs.replace(asked, kind="storage")
         if "live" in options.only:
-            yield Probe("live", store, work, live)
+            yield msgspec.structs.replace(asked, kind="live", runs_at_a_time=live)
         if "long" in options.only and store != "memory":  # the memory store's log is in memory: it grows by what it is
-            yield Probe("long", store, work, steps=long_steps)
+            yield msgspec.structs.replace(asked, kind="long", steps=long_steps)
 
 
 def _run(probe: Probe) -> Figures | None:

@@ -13,7 +13,10 @@ ProbeKind = Literal["load", "storage", "live", "long"]
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """One measurement. `seconds` is how long one repetition of a load should take at least; `steps` those of one run."""
+    """One measurement. `seconds` is how long one repetition of a load should take at least; `steps` those of one run.
+
+    `durability` "" means the store's default; `gc_threshold` 0 leaves Python's collector as it is.
+    """
 
     kind: ProbeKind
     store: str
@@ -22,16 +25,22 @@ class Probe(msgspec.Struct, frozen=True):
     steps: int = 10
     repetitions: int = 1
     seconds: float = 1.0
+    durability: str = ""
+    gc_threshold: int = 0
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One repetition: throughput, time per step of a run (its whole time / steps) over all runs, CPU per step."""
+    """One repetition: throughput, time per step of a run (its whole time / steps) over all runs, CPU per step.
+
+    `gc_us` is the part of the Python time that its garbage collector took.
+    """
 
     steps_per_s: float
     p50_us: float
     p99_us: float
     python_cpu_us: float
     server_cpu_us: float
+    gc_us: float = 0.0
 
 
 class ServerFacts(msgspec.Struct, frozen=True):

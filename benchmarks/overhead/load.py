@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import os
 import time
 from collections.abc import Awaitable, Callable
+from typing import Self
 
 import numpy as np
 
@@ -34,7 +36,7 @@ def chain_of(steps: int) -> Pipeline:
 
 async def measure_load(probe: Probe) -> Load:
     """Repeat: our runs, then the baseline's, so that what else the machine does falls on both."""
-    async with open_bench(probe.store, probe.directory) as bench:
+    async with open_bench(probe) as bench:
         baseline_name, baseline = _baseline(bench, probe.steps)
         coordinator = wrap(chain_of(probe.steps), verifier=RulesVerifier(), store=bench.store)
 
@@ -86,7 +88,8 @@ class _ClosedLoop:
         taken: list[float] = []
         probe, bench = self._probe, self._bench
         server_before, python_before, started = bench.server_cpu_s(), time.process_time(), time.perf_counter()
-        await asyncio.gather(*(self._worker(taken) for _ in range(probe.runs_at_a_time)))
+        with _CollectorClock() as collector:
+            await asyncio.gather(*(self._worker(taken) for _ in range(probe.runs_at_a_time)))
         elapsed = time.perf_counter() - started
         steps = len(taken) * probe.steps
         p50, p99 = np.percentile(taken, [50, 99])
@@ -96,6 +99,7 @@ class _ClosedLoop:
             float(p99) / probe.steps * 1e6,
             (time.process_time() - python_before) / steps * 1e6,
             (bench.server_cpu_s() - server_before) / steps * 1e6,
+            collector.seconds / steps * 1e6,
         )
 
     async def _worker(self, taken: list[float]) -> None:
@@ -105,6 +109,27 @@ class _ClosedLoop:
             started = time.perf_counter()
             await self._run_once(run_id)
             taken.append(time.perf_counter() - started)
+
+
+class _CollectorClock:
+    """How long Python's garbage collector worked while this was open: it visits every live object, so it grows with the live runs."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def __enter__(self) -> Self:
+        gc.callbacks.append(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gc.callbacks.remove(self._note)
+
+    def _note(self, phase: str, _info: object) -> None:
+        if phase == "start":
+            self._started = time.perf_counter()
+        else:
+            self.seconds += time.perf_counter() - self._started
 
 
 def _baseline(bench: Bench, steps: int) -> tuple[str, RunOnce]:

@@ -33,7 +33,7 @@ async def measure_live_runs(probe: Probe) -> LiveRuns:
         return f"{ctx.step_name} is done."
 
     pipeline = Pipeline([Step(f"s{index}", step) for index in range(probe.steps)])
-    async with open_bench(probe.store, probe.directory) as bench:
+    async with open_bench(probe) as bench:
         coordinator = wrap(pipeline, verifier=RulesVerifier(), store=bench.store)
         gate.set()
         await coordinator.run(Task("warm up"))
@@ -68,7 +68,7 @@ async def measure_long_run(probe: Probe) -> LongRun:
         return f"{ctx.step_name} is done."
 
     pipeline = Pipeline.repeat(Step("step", step), probe.steps, name="long")
-    async with open_bench(probe.store, probe.directory) as bench:
+    async with open_bench(probe) as bench:
         coordinator = wrap(pipeline, verifier=RulesVerifier(), store=bench.store)
         cpu_before, started = time.process_time(), time.perf_counter()
         result = await coordinator.run(Task("measure", id="long"))

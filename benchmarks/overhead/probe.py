@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -22,6 +23,8 @@ _MEASURE: dict[ProbeKind, Callable[[Probe], Awaitable[Figures]]] = {
 
 
 async def _measure(probe: Probe) -> Figures:
+    if probe.gc_threshold:
+        gc.set_threshold(probe.gc_threshold, *gc.get_threshold()[1:])
     return await _MEASURE[probe.kind](probe)
 
 

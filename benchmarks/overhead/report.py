@@ -36,14 +36,15 @@ def _load_lines(loads: Sequence[Load]) -> Iterator[str]:
         return
     yield "\nThroughput: chains of trivial async steps, each verified (rules) and logged; medians of the repetitions"
     yield (
-        f"{'store':<10} {'runs':>5} {'steps/s':>9} {'spread':>7} {'p50/step':>10} {'p99/step':>10} {'python CPU':>11} {'server CPU':>11} "
-        f"{'baseline':>11} {'steps/s':>9} {'CPU':>8} {'ours/its':>9}"
+        f"{'store':<10} {'runs':>5} {'steps/s':>9} {'spread':>7} {'p50/step':>10} {'p99/step':>10} "
+        f"{'python CPU':>11} {'of it GC':>9} {'server CPU':>11} {'baseline':>11} {'steps/s':>9} {'CPU':>8} {'ours/its':>9}"
     )
     for load in loads:
         yield (
             f"{_short(load.store):<10} {load.runs_at_a_time:>5,} {load.steps_per_s:>9,.0f} {load.spread:>6.0%} "
             f"{_us(load.ours, lambda s: s.p50_us):>10} {_us(load.ours, lambda s: s.p99_us):>10} "
-            f"{_us(load.ours, lambda s: s.python_cpu_us):>11} {_us(load.ours, lambda s: s.server_cpu_us):>11} "
+            f"{_us(load.ours, lambda s: s.python_cpu_us):>11} {_us(load.ours, lambda s: s.gc_us):>9} "
+            f"{_us(load.ours, lambda s: s.server_cpu_us):>11} "
             f"{load.baseline_name:>11} {_median(load.baseline, lambda s: s.steps_per_s):>9,.0f} "
             f"{_us(load.baseline, lambda s: s.python_cpu_us):>8} {load.ratio:>8.2f}x"
         )

@@ -15,7 +15,7 @@ SIZES = (10, 100, 1_000)
 async def measure_storage(probe: Probe) -> Storage:
     """Run a chain of each size once and weigh what is left of it."""
     log_bytes, file_bytes = {}, {}
-    async with open_bench(probe.store, probe.directory) as bench:
+    async with open_bench(probe) as bench:
         for steps in SIZES:
             before = bench.file_bytes()
             run_id = f"storage-{steps}"

@@ -13,7 +13,7 @@ import redis.asyncio
 
 from agentraft_ray import InMemoryCheckpointStore
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
-from benchmarks.overhead.figures import ServerFacts
+from benchmarks.overhead.figures import Probe, ServerFacts
 from benchmarks.processes import cpu_s
 
 __all__ = ["Bench", "open_bench"]
@@ -87,24 +87,25 @@ class Bench:
 
 
 @asynccontextmanager
-async def open_bench(name: str, directory: str) -> AsyncIterator[Bench]:
-    """The store called `name` ("memory", "embedded" or a URL); a server of ours keeps its data in `directory`."""
-    if name == "memory":
+async def open_bench(probe: Probe) -> AsyncIterator[Bench]:
+    """The store that the probe names: "memory", "embedded" (a server of ours, its data in the probe's directory) or a URL."""
+    if probe.store == "memory":
         yield Bench(InMemoryCheckpointStore(), "", "")
         return
     from agentraft_ray.checkpoint.redis import RedisCheckpointStore  # noqa: PLC0415 - redis only where it is used
 
     prefix = f"bench-{secrets.token_hex(4)}"
-    if name == "embedded":
-        store = RedisCheckpointStore.embedded(Path(directory), prefix=prefix)
+    durability = probe.durability or "fsync"
+    if probe.store == "embedded":
+        store = RedisCheckpointStore.embedded(Path(probe.directory), prefix=prefix, durability=durability)
     else:
-        store = RedisCheckpointStore(name, prefix=prefix)
+        store = RedisCheckpointStore(probe.store, prefix=prefix, durability=durability)
     await store.open()
     bench = Bench(store, store.url, prefix)
     bench.begin()
     try:
         yield bench
     finally:
-        if name != "embedded":
+        if probe.store != "embedded":
             await bench.clean_up()
         await store.close()

@@ -143,9 +143,8 @@ async def test_a_submitted_run_goes_on_by_itself_when_approved_elsewhere() -> No
     scene = Scene(needs_approval=True)
     async with scene.here, asyncio.timeout(5):
         handle = await scene.here.submit(Task("t", id="r"))
-        while (await handle.status()).status != "waiting" or "asked" not in scene.calls:
-            await asyncio.sleep(0.005)
-        while not (await handle.status()).waiting_for:
+        while (status := await handle.status()).status != "waiting":
+            assert (status.status, status.error) == ("running", None)
             await asyncio.sleep(0.005)
         await scene.elsewhere.approve("r", "asked")
         assert (await handle.result()).success

@@ -23,7 +23,8 @@ from agentraft_ray import (
     Task,
     wrap,
 )
-from agentraft_ray.errors import FingerprintMismatch, RunExpired, RunIdConflict, RunNotFound
+from agentraft_ray.checkpoint.base import Answer, AppendEntry, Command
+from agentraft_ray.errors import FingerprintMismatch, RunExpired, RunIdConflict, RunNotFound, StoreUnavailable
 
 QUICK = Limits(inbox_poll_s=0.01, drain_s=0.5, lease_ttl_s=2.0)
 
@@ -71,7 +72,7 @@ async def test_a_cancelled_run_is_drained_and_resumes_where_its_log_ends() -> No
     result = await chain.coordinator().resume("r")
     assert (result.success, result.output) == (True, "c after ['a', 'b']")
     assert chain.calls == ["a", "b", "b", "c"]
-    assert [one.output for one in result.steps][0] == "a after []"
+    assert result.steps[0].output == "a after []"
 
 
 async def test_run_goes_on_with_a_run_that_exists() -> None:
@@ -142,7 +143,9 @@ async def test_a_changed_function_is_not_a_changed_pipeline_but_a_changed_versio
     waits = wrap(Pipeline([Step("a", lambda ctx: 1), Step("b", lambda ctx: 2, needs_approval=True)]), store=store)
     await waits.run(Task("t", id="r"))
     with pytest.raises(FingerprintMismatch, match="'a' differs"):
-        await wrap(Pipeline([Step("a", lambda ctx: 1, version="2"), Step("b", lambda ctx: 2, needs_approval=True)]), store=store).resume("r")
+        await wrap(Pipeline([Step("a", lambda ctx: 1, version="2"), Step("b", lambda ctx: 2, needs_approval=True)]), store=store).resume(
+            "r"
+        )
     same = wrap(Pipeline([Step("a", lambda ctx: 99), Step("b", lambda ctx: 98, needs_approval=True)]), store=store)
     assert (await same.resume("r")).status == "waiting"
 
@@ -359,3 +362,110 @@ async def test_a_fork_at_the_first_step_runs_everything_again() -> None:
     await coordinator.run(Task("t", id="r"))
     assert (await coordinator.resume(await coordinator.fork("r", "a"))).success
     assert chain.calls == ["a", "b", "c"] * 2
+
+
+# --- a store that fails ------------------------------------------------------------------------------------------------------
+
+
+class FailingStore(InMemoryCheckpointStore):
+    """Refuses what `broken` names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken: set[str] = set()
+
+    def _check(self, name: str) -> None:
+        if name in self.broken:
+            raise StoreUnavailable(f"{name}: the store does not answer", url="memory", waited_s=0.0)
+
+    async def renew_lease(self, owner: str, ttl_s: float) -> None:
+        self._check("renew_lease")
+        await super().renew_lease(owner, ttl_s)
+
+    async def append(self, entry: AppendEntry) -> Answer:
+        self._check("append")
+        return await super().append(entry)
+
+    async def inbox(self, run_id: str) -> list[Command]:
+        self._check("inbox")
+        return await super().inbox(run_id)
+
+
+async def test_a_lease_that_cannot_be_had_fails_the_run_as_a_value_and_the_next_one_goes_on() -> None:
+    chain = Chain()
+    chain.block = False
+    chain.store = store = FailingStore()
+    coordinator = chain.coordinator()
+    store.broken = {"renew_lease"}
+    async with asyncio.timeout(5):
+        results = await asyncio.gather(*(coordinator.run(Task("t", id=f"r{n}")) for n in range(3)))
+    assert {result.error_kind for result in results} == {"StoreUnavailable"}
+    assert chain.calls == []
+    store.broken = set()
+    async with asyncio.timeout(5):
+        assert (await coordinator.run(Task("t", id="r0"))).success
+
+
+async def test_a_lease_that_is_late_starts_nothing_and_does_not_wait_for_ever() -> None:
+    store = FailingStore()
+    calls: list[str] = []
+
+    async def first(ctx: StepContext) -> str:
+        calls.append("first")
+        store.broken = {"renew_lease"}
+        await asyncio.sleep(0.3)
+        return "done"
+
+    pipeline = Pipeline([first, Step("second", lambda ctx: calls.append("second") or "done")])
+    coordinator = wrap(pipeline, store=store, limits=Limits(lease_ttl_s=0.4, inbox_poll_s=0.01))
+    async with asyncio.timeout(5):
+        result = await coordinator.run(Task("t", id="r"))
+    assert (result.error_kind, result.verified_count, calls) == ("StoreUnavailable", 1, ["first"])
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    store.broken = set()
+    assert (await coordinator.resume("r")).success
+    assert calls == ["first", "second"]
+
+
+async def test_a_submitted_run_that_waits_for_a_person_ends_as_a_value_when_the_store_goes() -> None:
+    store = FailingStore()
+    pipeline = Pipeline([Step("asked", lambda ctx: 1, needs_approval=True)])
+    async with wrap(pipeline, store=store, limits=QUICK) as coordinator, asyncio.timeout(5):
+        handle = await coordinator.submit(Task("t", id="r"))
+        while (await handle.status()).status != "waiting":
+            await asyncio.sleep(0.005)
+        store.broken = {"inbox"}
+        assert (await handle.result()).error_kind == "StoreUnavailable"
+
+
+async def test_keys_stay_over_a_resume() -> None:
+    store = InMemoryCheckpointStore()
+    keys: list[tuple[str, str]] = []
+    begun = asyncio.Event()
+
+    async def step(ctx: StepContext) -> str:
+        keys.append((ctx.idempotency_key, ctx.attempt_key))
+        begun.set()
+        await asyncio.sleep(60 if len(keys) == 1 else 0)
+        return "done"
+
+    work = asyncio.create_task(wrap(Pipeline([step]), store=store, limits=QUICK).run(Task("t", id="r")))
+    await begun.wait()
+    work.cancel()
+    await asyncio.wait([work])
+    assert (await wrap(Pipeline([step]), store=store, limits=QUICK).resume("r")).success
+    assert keys[0] == keys[1]
+
+
+async def test_outputs_that_left_memory_are_read_back() -> None:
+    limits = Limits(cached_outputs_bytes_max=1)
+
+    def work(ctx: StepContext) -> list[str]:
+        return [ctx.step_name, *(output[0] for output in ctx.outputs.values())]
+
+    async def later(ctx: StepContext) -> list[str]:
+        return work(ctx)
+
+    result = await wrap(Pipeline([Step(name, work if name in "ac" else later) for name in "abcd"]), limits=limits).run(Task("t"))
+    assert result.output == ["d", "a", "b", "c"]
+    assert result.steps[0].output == ["a"]

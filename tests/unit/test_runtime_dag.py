@@ -47,7 +47,9 @@ async def test_steps_that_do_not_need_each_other_overlap() -> None:
         await asyncio.wait_for(meet.wait(), 5)
         return ctx.step_name
 
-    steps = [Step(name, together, after=()) for name in "abc"] + [Step("end", lambda ctx: sorted(ctx.outputs.values()), after=("a", "b", "c"))]
+    steps = [Step(name, together, after=()) for name in "abc"] + [
+        Step("end", lambda ctx: sorted(ctx.outputs.values()), after=("a", "b", "c"))
+    ]
     assert (await run(steps)).output == ["a", "b", "c"]
 
 
@@ -296,7 +298,12 @@ async def test_a_blamed_ancestor_that_stands_is_cleared_and_the_accuser_tries_ag
     calls: list[str] = []
     verifier = Accuser("suspect", "accuser", falls=False)
     events: list[Any] = []
-    steps = [Step("suspect", lambda ctx: calls.append("suspect") or "bad"), Step("accuser", lambda ctx: calls.append("accuser") or "text" + str(ctx.attempt))]
+
+    def note(ctx: StepContext) -> str:
+        calls.append(ctx.step_name)
+        return "bad" if ctx.step_name == "suspect" else f"text {ctx.attempt}"
+
+    steps = [Step("suspect", note), Step("accuser", note)]
     result = await run(steps, verifier=verifier, on_event=events.append)
     assert result.success, result.error
     assert calls == ["suspect", "accuser", "accuser"]
@@ -369,7 +376,8 @@ async def test_rollbacks_of_a_run_are_bounded() -> None:
     """A verifier that always blames and always fells the suspect ends in a failed run, not in a loop."""
 
     class Furious(Verifier):
-        looks: dict[str, int] = {}
+        def __init__(self) -> None:
+            self.looks: dict[str, int] = {}
 
         async def verify(self, request: VerifyInput) -> VerificationResult:
             name = request.step.name

@@ -57,7 +57,14 @@ async def raise_async(error: BaseException) -> Any:
     raise error
 
 
-RAISED = [ValueError("no"), SystemExit(3), KeyError("k"), asyncio.CancelledError(), concurrent.futures.CancelledError(), StopAsyncIteration()]
+RAISED = [
+    ValueError("no"),
+    SystemExit(3),
+    KeyError("k"),
+    asyncio.CancelledError(),
+    concurrent.futures.CancelledError(),
+    StopAsyncIteration(),
+]
 
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
@@ -172,7 +179,11 @@ async def test_a_failed_run_does_not_start_the_steps_after_it_and_cancels_those_
         await asyncio.sleep(0.01)
         raise ValueError
 
-    steps = [Step("slow", slow, after=()), Step("bad", bad, after=(), max_retries=0), Step("end", lambda ctx: seen.append("end"), after=("slow", "bad"))]
+    steps = [
+        Step("slow", slow, after=()),
+        Step("bad", bad, after=(), max_retries=0),
+        Step("end", lambda ctx: seen.append("end"), after=("slow", "bad")),
+    ]
     async with asyncio.timeout(5):
         result = await run(steps)
     assert not result.success
@@ -236,12 +247,15 @@ async def test_a_sync_step_that_hangs_is_given_up_in_time() -> None:
 
 async def test_hanging_steps_leave_room_for_others() -> None:
     release = threading.Event()
-    steps = [Step(f"hang{n}", lambda ctx: release.wait(60), timeout_s=0.05, max_retries=0) for n in range(3)]
-    for one in steps:
-        await wrap(Pipeline([one]), limits=Limits(step_threads_max=2)).run(Task("t"))
-    coordinator = wrap(Pipeline([Step("a", lambda ctx: release.wait(60) if not ctx.is_retry else "ok", timeout_s=0.05, max_retries=5)]), limits=Limits(step_threads_max=1))
+
+    def hangs_at_first(ctx: StepContext) -> str:
+        if not ctx.is_retry:
+            release.wait(60)
+        return "done"
+
+    step = Step("a", hangs_at_first, timeout_s=0.05)
     async with asyncio.timeout(5):
-        assert (await coordinator.run(Task("t"))).success
+        assert (await wrap(Pipeline([step]), limits=Limits(step_threads_max=1)).run(Task("t"))).success
     release.set()
 
 
@@ -411,7 +425,8 @@ async def test_a_repeat_is_rejected_where_there_is_no_other_mechanism() -> None:
 
 
 async def test_an_abstention_waits_for_a_person() -> None:
-    coordinator = wrap(Pipeline([Step("a", lambda ctx: "text")]), verifier=Judge(lambda request: VerificationResult.abstain("cannot tell")), limits=QUICK)
+    judge = Judge(lambda request: VerificationResult.abstain("cannot tell"))
+    coordinator = wrap(Pipeline([Step("a", lambda ctx: "text")]), verifier=judge, limits=QUICK)
     first = await coordinator.run(Task("t", id="r"))
     assert first.status == "waiting"
     assert any("abstained" in reason for reason in first.waiting_for)
@@ -446,7 +461,8 @@ async def test_a_verifier_sees_task_step_output_attempt_and_history() -> None:
 
 
 async def test_long_verdict_texts_are_bounded() -> None:
-    judge = Judge(lambda request: VerificationResult.fail(ErrorType.INCOMPLETE, hint="h" * 10_000, reasoning="r" * 10_000, evidence=("e" * 9_000,) * 90))
+    long = VerificationResult.fail(ErrorType.INCOMPLETE, hint="h" * 10_000, reasoning="r" * 10_000, evidence=("e" * 9_000,) * 90)
+    judge = Judge(lambda request: long)
     result = await run([Step("a", lambda ctx: "text")], verifier=judge, max_retries=0)
     assert result.steps[0].verification is not None
     assert len(result.steps[0].verification.hint or "") == QUICK.hint_chars_max
