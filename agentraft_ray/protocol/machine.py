@@ -95,8 +95,8 @@ class RunMachine:
             row = decide.TABLE.get((attempt.phase, type(event))) if attempt is not None else None
             if attempt is None or row is None:
                 self._take_late(event)
-                return
-            row(self, attempt, event)
+            else:
+                row(self, attempt, event)
         self._conclude()
 
     def drain(self, now: float) -> None:

@@ -16,7 +16,7 @@ from agentraft_ray.errors import InvalidPipeline
 from agentraft_ray.identity import digest, digest_of_parts
 from agentraft_ray.taxonomy import FREE, Cost
 
-__all__ = ["BudgetSpec", "Plan", "PlanSpec", "Policies", "StepSpec", "plan_of"]
+__all__ = ["BudgetSpec", "Plan", "PlanSpec", "Policies", "StepSpec", "fingerprint_of", "plan_of"]
 
 _PLAN_FORMAT = b"plan.1"
 
@@ -103,7 +103,7 @@ class Plan:
     @cached_property
     def fingerprint(self) -> bytes:
         """Digest over names, edges, goals, policies, schemas, verifier identities and versions; never over code."""
-        return digest(_PLAN_FORMAT + msgspec.msgpack.encode(self.spec))
+        return fingerprint_of(self.spec)
 
     def step(self, index: int) -> StepSpec:
         return self.spec.block[index % self.width]
@@ -172,6 +172,14 @@ class Plan:
             return None
         index = int(number[:-1]) * self.width + place
         return index if index < self.size else None
+
+
+@lru_cache(maxsize=256)
+def fingerprint_of(spec: PlanSpec) -> bytes:
+    """The fingerprint of the plan of `spec`, which need not be sound."""
+    # Over what a log gives back: a limit of 5 is written as an int and read as the float 5.0.
+    as_read = msgspec.msgpack.decode(msgspec.msgpack.encode(spec), type=PlanSpec)
+    return digest(_PLAN_FORMAT + msgspec.msgpack.encode(as_read))
 
 
 @lru_cache(maxsize=256)

@@ -270,5 +270,5 @@ def decode_record(data: bytes) -> Record:
     """The record in `data`. Raises LogCorrupted for anything that no version of ours has written."""
     try:
         return _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise LogCorrupted(f"a record of {len(data)} bytes is not one of ours ({error}); the log was damaged or is newer") from error

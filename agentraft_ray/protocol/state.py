@@ -15,7 +15,7 @@ from typing import Any
 
 from agentraft_ray.errors import LogCorrupted
 from agentraft_ray.identity import GENESIS, NO_OWNER, OwnerToken, chain, digest, digest_of_parts
-from agentraft_ray.protocol.plan import Plan, plan_of
+from agentraft_ray.protocol.plan import Plan, fingerprint_of, plan_of
 from agentraft_ray.protocol.records import (
     AttemptFailed,
     AttemptRejected,
@@ -228,7 +228,10 @@ class RunState:
             self._refuse("a log starts with the admission of its run")
         if self.finished is not None:
             self._refuse("nothing follows the end of a run")
-        _APPLY[type(record)](self, record)
+        try:
+            _APPLY[type(record)](self, record)
+        except (LookupError, ArithmeticError, ValueError) as error:  # a step that does not exist, a digest that is none ...
+            self._refuse(f"{type(error).__name__}: {error}")
         self.head = chain(self.head, stored)
         self.index += 1
 
@@ -242,9 +245,9 @@ class RunState:
     def _admitted(self, record: RunAdmitted) -> None:
         if self.index or record.run != self.run_id:
             self._refuse(f"it admits run {record.run}")
-        self.plan = plan_of(record.plan)
-        if self.plan.fingerprint != record.fingerprint:
+        if fingerprint_of(record.plan) != record.fingerprint:
             self._refuse("the fingerprint is not that of the plan")
+        self.plan = plan_of(record.plan)
         self.task = record.task
         self._task_digest = digest_of_parts(record.task.goal.encode(), record.task.inputs)
         self.admitted_at = record.at

@@ -141,7 +141,9 @@ class LogModel:
             return
         if isinstance(record, OwnerClaimed):
             self.claims = 1 if self.parked is not None else self.claims + 1
-        elif not isinstance(record, AttemptStarted | RunParked | RunResumed) and not (isinstance(record, CommandTaken) and not record.applied):
+        elif not isinstance(record, AttemptStarted | RunParked | RunResumed) and not (
+            isinstance(record, CommandTaken) and not record.applied
+        ):
             self.claims = 0
         if isinstance(record, RunParked):
             self._unpark(record.at)

@@ -299,9 +299,9 @@ def leaves_commands(take_command: Any) -> Any:
 
 
 def ignores_cancel(finish: Any) -> Any:
-    def finish_others(self: RunMachine, record: Any) -> None:
-        if record.outcome != "cancelled":
-            finish(self, record)
+    def finish_others(self: RunMachine, outcome: str, error: ErrorInfo | None) -> None:
+        if outcome != "cancelled":
+            finish(self, outcome, error)
 
     return finish_others
 

@@ -54,9 +54,9 @@ class People:
                 name = reason.removeprefix("approval:").removesuffix(" before it runs")
                 step = self._step(log, name)
                 self._answer(log, step, log.lineage[step], b"")
-        if log.parked is not None and all(reason.startswith(NEEDS_OPERATOR) for reason in log.parked):
-            self._resume(log)
-        elif log.parked is not None and world.chance("parked_run_moved"):
+        if log.parked is None:
+            return
+        if all(reason.startswith(NEEDS_OPERATOR) for reason in log.parked) or world.chance("parked_run_moved"):
             self._resume(log)
 
     def _answer(self, log: LogModel, step: int, lineage: int, output: bytes) -> None:

@@ -24,6 +24,7 @@ def report(
     lines = [
         f"{machine.cores} cores ({machine.cpu}), load {machine.load:.1f} before the start",
         f"{machine.python}; {machine.disk} with {machine.fsync_us:,.0f} us per small write and fdatasync",
+        *(["this disk is memory: nothing here is durable, the figures show the software alone"] if machine.disk == "tmpfs" else []),
         *_load_lines(loads),
         *_storage_lines(storages),
         *_memory_lines(lives, longs),

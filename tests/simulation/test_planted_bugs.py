@@ -31,5 +31,7 @@ def test_every_planted_bug_is_caught_and_is_the_reason() -> None:
     assert [bug for bug, outcome in caught.items() if outcome is None] == []
     for bug, outcome in caught.items():
         assert outcome is not None
+        assert "AttributeError" not in outcome.what, f"{bug} does not fit the code any more: {outcome.what}"
+        assert "TypeError" not in outcome.what, f"{bug} does not fit the code any more: {outcome.what}"
         assert not simulate(outcome.seed).law, bug
         assert simulate(outcome.seed, bug).what == outcome.what

@@ -27,15 +27,14 @@ from agentraft_ray.protocol.records import OwnerClaimed, RunAdmitted, TaskRecord
 from agentraft_ray.taxonomy import Cost, FailureCause, VerificationResult
 
 RUN = "run-1"
+_USUAL = Policies(verifier="v1")
 
 
 class ScriptedRun:
     """One owner's life after the other over one log; `trace` has a line for everything."""
 
-    def __init__(self, policies: Policies = Policies(verifier="v1"), **steps: StepSpec | None) -> None:
-        block = tuple(
-            spec or StepSpec(name, (k - 1,) if k else (), goal=f"do {name}") for k, (name, spec) in enumerate(steps.items())
-        )
+    def __init__(self, policies: Policies = _USUAL, **steps: StepSpec | None) -> None:
+        block = tuple(spec or StepSpec(name, (k - 1,) if k else (), goal=f"do {name}") for k, (name, spec) in enumerate(steps.items()))
         plan = plan_of(PlanSpec("scripted", block, 1, policies))
         self.log: list[bytes] = []
         self.trace: list[str] = []
@@ -94,9 +93,12 @@ class ScriptedRun:
     def commits(self, output: str) -> ScriptedRun:
         return self.returns(output).passes()
 
-    def says(self, kind: str, step: int = -1, output: str = "", lineage: int = 0, id: str = "c1") -> ScriptedRun:
+    def says(self, kind: str, step: int = -1, output: str = "", lineage: int = 0, name: str = "c1") -> ScriptedRun:
         data = digest(output.encode()) if output else b""
-        return self.feed(CommandReceived(id, kind, step, lineage, data, "ann"))
+        return self.feed(CommandReceived(name, kind, step, lineage, data, "ann"))
+
+    def feed_tick(self, after_s: float) -> ScriptedRun:
+        return self.feed(Tick(), after_s)
 
     def _next(self, kind: type) -> AnyCommand:
         found = next(command for command in self.open if isinstance(command, kind))
@@ -149,10 +151,10 @@ def goes_back_by_blame() -> ScriptedRun:
 def waits_for_people() -> ScriptedRun:
     gate = StepSpec("gate", (), approve_before=True)
     publish = StepSpec("publish", (0,), needs_approval=True)
-    run = ScriptedRun(gate=gate, publish=publish).says("approve", 0, id="c1").commits("one")
-    run.returns("two").passes().says("approve", 1, "another", id="c2").says("deny", 1, "two", id="c3")
+    run = ScriptedRun(gate=gate, publish=publish).says("approve", 0, name="c1").commits("one")
+    run.returns("two").passes().says("approve", 1, "another", name="c2").says("deny", 1, "two", name="c3")
     run.returns("two better").passes().claim()
-    return run.says("approve", 1, "two better", id="c4")
+    return run.says("approve", 1, "two better", name="c4")
 
 
 def keeps_to_its_budget() -> ScriptedRun:
@@ -178,6 +180,13 @@ def votes() -> ScriptedRun:
     return run.returns("a").returns("b").raises("malformed").returns("a").returns("a").passes()
 
 
+def books_what_comes_late() -> ScriptedRun:
+    run = ScriptedRun(slow=StepSpec("slow", (), timeout_s=4.0), last=None)
+    late = run._next(RunStep).call
+    run.feed(Tick(), 4.0).feed(StepReturned(late, b"too late", Cost(tokens=5)))
+    return run.commits("one").commits("two")
+
+
 def is_cancelled() -> ScriptedRun:
     return ScriptedRun(first=None, second=None).commits("one").says("cancel")
 
@@ -200,6 +209,7 @@ SCRIPTED: dict[str, Callable[[], ScriptedRun]] = {
         waits_for_the_breaker,
         waits_for_a_verifier,
         votes,
+        books_what_comes_late,
         is_cancelled,
         drains,
     )

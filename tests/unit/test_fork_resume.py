@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 from agentraft_ray import (
+    AgentRaftConfig,
     Budget,
     Coordinator,
+    Cost,
     ErrorType,
     InMemoryCheckpointStore,
     Limits,
     MockVerifier,
     Pipeline,
+    RetryPolicy,
     RulesVerifier,
     RunResult,
     Step,
@@ -25,6 +28,7 @@ from agentraft_ray import (
 )
 from agentraft_ray.checkpoint.base import Answer, AppendEntry, Command
 from agentraft_ray.errors import FingerprintMismatch, RunExpired, RunIdConflict, RunNotFound, StoreUnavailable
+from agentraft_ray.protocol.plan import plan_of
 
 QUICK = Limits(inbox_poll_s=0.01, drain_s=0.5, lease_ttl_s=2.0)
 
@@ -148,6 +152,17 @@ async def test_a_changed_function_is_not_a_changed_pipeline_but_a_changed_versio
         )
     same = wrap(Pipeline([Step("a", lambda ctx: 99), Step("b", lambda ctx: 98, needs_approval=True)]), store=store)
     assert (await same.resume("r")).status == "waiting"
+
+
+async def test_limits_given_as_whole_numbers_are_the_same_limits_in_another_process() -> None:
+    store = InMemoryCheckpointStore()
+    step = Step("a", lambda ctx: 1, timeout_s=5, needs_approval=True)
+    config = AgentRaftConfig(retry=RetryPolicy(base_delay=1, max_delay=2))
+    coordinator = wrap(Pipeline([step]), store=store, config=config, budget=Budget(seconds=60, usd=1, reserve=Cost(usd=0)))
+    await coordinator.run(Task("t", id="r"))
+    plan_of.cache_clear()  # as in a process that has not wrapped this pipeline
+    assert (await coordinator.result("r")).status == "waiting"
+    assert (await coordinator.resume("r")).status == "waiting"
 
 
 async def test_unknown_and_expired_runs() -> None:

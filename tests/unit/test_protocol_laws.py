@@ -12,7 +12,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.scripted_runs import RUN, SCRIPTED, ScriptedRun
 
 from agentraft_ray.errors import LogCorrupted
 from agentraft_ray.identity import GENESIS, chain
@@ -21,6 +20,7 @@ from agentraft_ray.protocol.messages import Call, CommandReceived, PermitGranted
 from agentraft_ray.protocol.records import Record, RunAdmitted, RunFinished, StepCommitted
 from agentraft_ray.taxonomy import FailureCause, VerificationResult
 from agentraft_ray.testing.world import World
+from tests.unit.scripted_runs import RUN, SCRIPTED, ScriptedRun
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 REWRITE = "AGENTRAFT_REWRITE_GOLDEN"
@@ -234,6 +234,8 @@ def test_a_command_of_an_unknown_kind_leaves_the_inbox_and_has_no_effect(kind: s
             continue
         machine.start(1e6)
         machine.take_ready()
+        if machine.state.finished is not None:
+            continue
         parked = machine.state.parked
         machine.feed(CommandReceived("strange", kind, step, lineage, output), 1e6)
         ready = machine.take_ready()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentraft_ray import (
+    AheadBy,
     Budget,
     Coordinator,
     ErrorType,
@@ -21,6 +24,9 @@ from agentraft_ray import (
     Step,
     StepContext,
     Task,
+    VerificationResult,
+    Verifier,
+    VerifyInput,
     wrap,
 )
 from agentraft_ray.checkpoint.seal import PlainSeal
@@ -118,3 +124,56 @@ def test_a_budget_of_attempts_is_never_overshot(graph: list[tuple[int, ...]], at
     assert calls.total() <= attempts
     assert result.success is (attempts >= 2 * len(graph))
     assert result.success or result.error_kind == "BudgetExhausted"
+
+
+class Moody(Verifier):
+    """Verdicts drawn from a seed: passes, rejections with and without blame, abstentions, faults; also about suspects."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self._random = random.Random(seed)
+        self._size = size
+
+    async def verify(self, request: VerifyInput) -> VerificationResult:
+        await asyncio.sleep(0)
+        dice = self._random.random()
+        if dice < 0.55:
+            return VerificationResult.ok()
+        if dice < 0.6:
+            return VerificationResult.abstain()
+        if dice < 0.7:
+            raise OSError("no route to the verifier")
+        blame = f"s{self._random.randrange(self._size)}" if dice < 0.9 else None
+        return VerificationResult.fail(self._random.choice(BAD), blame=blame)
+
+    async def second_opinion(self, request: VerifyInput, previous: str) -> VerificationResult | None:
+        return await self.verify(request) if self._random.random() < 0.7 else None
+
+
+@given(graphs(), st.integers(0, 2**32), st.booleans(), st.sampled_from([None, AheadBy(2, 6)]))
+@settings(max_examples=40)
+def test_whatever_the_verdicts_a_run_ends_or_waits_and_its_log_folds(
+    graph: list[tuple[int, ...]], seed: int, back: bool, samples: AheadBy | None
+) -> None:
+    async def scene() -> None:
+        store = InMemoryCheckpointStore()
+        steps = [replace(step, samples=samples) for step in pipeline(graph, Counter()).steps]
+        coordinator = wrap(
+            Pipeline(steps), store=store, verifier=Moody(seed, len(graph)), max_retries=3, back_when_exhausted=back, limits=QUICK
+        )
+        result = await run_to_the_end(coordinator)
+        for _ in range(6):
+            if result.status != "waiting":
+                break
+            for reason in result.waiting_for:
+                if reason.startswith("approval:"):
+                    await coordinator.approve("r", reason.removeprefix("approval:").split(" ")[0])
+            async with asyncio.timeout(20):
+                result = await coordinator.resume("r")
+        state = await RunLogs(store, PlainSeal()).fold("r")
+        assert result.status in {"succeeded", "failed", "waiting"}, result.error
+        assert (state.finished is None) is (result.status == "waiting")
+        assert result.verified_count == sum(state.is_committed(step) for step in range(len(graph)))
+        assert state.rollbacks <= QUICK.rollbacks_max
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scene())
