@@ -77,11 +77,13 @@ class Limits:
     claims_max: int = 3  # claims of a run without progress, then it is parked as poisoned
     verifier_faults_max: int = 3  # faults in a row about one output, then the run is parked
     rollbacks_max: int = 8  # deep rollbacks in one run
-    hint_chars_max: int = 2_000
+    hint_chars_max: int = 2_000  # of a verdict's hint and of its reasoning
     evidence_max: int = 16
+    evidence_chars_max: int = 500
     inbox_max: int = 1_000
     verifier_retry_delay_s: float = 0.5
     verifier_timeout_s: float = 120.0
+    verifier_park_retry_s: float = 30.0  # a submitted run that waits for a verifier asks it again after this
     store_wait_s: float = 30.0  # how long a run waits for a store that does not answer
     lease_ttl_s: float = 10.0
     drain_s: float = 5.0  # how long a cancelled run may take to leave its log in good order
@@ -89,7 +91,9 @@ class Limits:
     retention_s: int = 7 * 24 * 3600  # finished runs stay this long
     idempotency_ttl_s: int = 30 * 24 * 3600  # their tombstones stay this long
     result_steps_max: int = 10_000  # a result holds the steps of a pipeline up to this length, beyond it reads them from the log
-    step_threads_max: int = 32  # threads for sync steps
+    step_threads_max: int = 32  # threads for sync steps; one that hangs keeps its place
+    remembered_runs_max: int = 10_000  # unfinished runs of which a coordinator knows how far their logs had come
+    mirror_wait_s: float = 5.0  # how long a user's own checkpoint store may take to follow one append
     cached_outputs_bytes_max: int = 1024 * 1024  # outputs of one run kept in memory; older ones are read from the store
 
 

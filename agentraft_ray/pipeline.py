@@ -18,7 +18,7 @@ __all__ = ["AheadBy", "Criticality", "Pipeline", "Step", "StepContext", "StepFun
 
 StepFunction = Callable[["StepContext"], Any]
 _STEP_NAME_CHARS_MAX = 200
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class Criticality(str, Enum):
@@ -57,8 +57,10 @@ class AheadBy:
 class StepContext:
     """What a step function sees.
 
-    `outputs` maps the names of all committed ancestors to their outputs (isolated copies). `attempt` counts from 0; `hint` is None
-    at first. `lineage` counts the rollbacks that removed the step; `sample` numbers the votes of one attempt.
+    `outputs` maps the names of all committed ancestors to their outputs (isolated copies). Those of the steps in `after=` are there
+    at once; one from further back that has left memory is read from the store, and blocks its caller for that long.
+    `attempt` counts from 0; `hint` is None at first. `lineage` counts the rollbacks that removed the step; `sample` numbers the
+    votes of one attempt.
     """
 
     task: Task
@@ -87,8 +89,12 @@ class StepContext:
         return idempotency_key(self.run_id, self.step_name, self.lineage, self.attempt)
 
     def spend(self, *, tokens: int = 0, usd: float | None = 0.0) -> None:
-        """Book what this attempt used, for the run's budget and its result. `usd=None` means that the price is unknown."""
-        self.cost = self.cost + Cost(tokens, usd, 0.0)
+        """Book what this attempt used, for the run's budget and its result. `usd=None` means that the price is unknown.
+
+        Book before or as you spend: what an attempt books after its time-out or its cancellation reaches nobody.
+        Raises TypeError or ValueError for what is not a finite number from 0 up; tokens are whole.
+        """
+        self.cost = self.cost + Cost.of(tokens, usd)
 
 
 @dataclass
@@ -157,7 +163,7 @@ def _name_of(fn: Any) -> str:
 
 
 class Pipeline:
-    """Steps in the order of their edges: a chain, or a DAG where steps say `after=`.
+    """Steps in the order of their edges: a chain, or a DAG where steps say `after=`. The output of a run is that of the step listed last.
 
     Raises InvalidPipeline for no steps, duplicate names, an unknown `after`, or a cycle.
 

@@ -60,6 +60,7 @@ class RunResult:
     """The outcome of a run. `status` "waiting" = parked on `waiting_for`, to be resumed; "running" = not at an end yet, seen from
     outside while its owner works or after that died; every other status is final.
 
+    `output` is that of the step listed last, also where the pipeline is a graph with several ends; the others are in `steps`.
     `error` is "ErrorClass: message" or None. `rollbacks` counts how often a rejected output was thrown away and the run went back
     to a checkpoint. `reliability` = committed steps / steps of the pipeline.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Self
@@ -13,12 +14,23 @@ from agentraft_ray.errors import CORRECTION_HINTS, ErrorType
 __all__ = ["CORRECTION_HINTS", "FREE", "Cost", "ErrorType", "FailureCause", "VerdictKind", "VerificationResult"]
 
 
+_AMOUNT_MAX = 2**53  # of tokens, dollars or seconds in one cost; sums of a run's costs then fit where they are stored
+
+
 class Cost(msgspec.Struct, frozen=True, array_like=True):
     """What something cost: model tokens, US dollars (None = unknown, never a silent 0) and seconds of wall time."""
 
     tokens: int = 0
     usd: float | None = 0.0
     seconds: float = 0.0
+
+    @classmethod
+    def of(cls, tokens: Any, usd: Any, seconds: Any = 0.0) -> Cost:
+        """A cost of whatever numbers a caller has, numpy's too. Raises TypeError or ValueError for what nothing can cost."""
+        cost = cls(int(operator.index(tokens)), None if usd is None else float(usd), float(seconds))
+        if 0 <= cost.tokens <= _AMOUNT_MAX and 0 <= (cost.usd or 0.0) <= _AMOUNT_MAX and 0 <= cost.seconds <= _AMOUNT_MAX:
+            return cost
+        raise ValueError(f"a cost takes finite numbers from 0 up, not {tokens!r} tokens, {usd!r} dollars and {seconds!r} seconds")
 
     def __add__(self, other: Cost) -> Cost:
         usd = None if self.usd is None or other.usd is None else self.usd + other.usd

@@ -10,6 +10,7 @@ from agentraft_ray.checkpoint.base import Command
 from agentraft_ray.errors import AgentRaftError
 from agentraft_ray.protocol.messages import CommandReceived
 from agentraft_ray.protocol.state import RunState
+from agentraft_ray.runtime.boundary import plain_text
 
 __all__ = ["approval_command", "cancel_command", "command_event"]
 
@@ -40,6 +41,7 @@ def approval_command(state: RunState, kind: str, step: str, by: str, note: str) 
     index = state.plan.index_of(step)
     if index is None:
         raise AgentRaftError(f"run {state.run_id}: pipeline {state.plan.spec.name!r} has no step {step!r}", step=step)
+    by, note = plain_text(by), plain_text(note)
     lineage = state.history(index).lineage
     proposal = state.proposed.get(index)
     if proposal is not None and proposal.certificate is not None:
@@ -53,4 +55,4 @@ def approval_command(state: RunState, kind: str, step: str, by: str, note: str) 
 
 def cancel_command(by: str) -> Command:
     """End the run, whatever it does."""
-    return Command(uuid.uuid4().hex, msgspec.msgpack.encode(_Body("cancel", by=by)))
+    return Command(uuid.uuid4().hex, msgspec.msgpack.encode(_Body("cancel", by=plain_text(by, _TEXT_CHARS_MAX))))

@@ -34,11 +34,12 @@ from agentraft_ray.protocol.messages import (
 )
 from agentraft_ray.protocol.records import RunParked, StepCommitted
 from agentraft_ray.protocol.state import RunState
+from agentraft_ray.runtime.boundary import described
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.environment import Environment
 from agentraft_ray.runtime.outputs import AncestorOutputs, History, RunOutputs
 from agentraft_ray.runtime.results import Commits
-from agentraft_ray.runtime.steps import ends_us, run_step
+from agentraft_ray.runtime.steps import RunningStep, ends_us
 from agentraft_ray.taxonomy import VerificationResult
 from agentraft_ray.verifier.base import VerifyInput
 
@@ -67,9 +68,10 @@ class RunDriver:
         self._appending = False
         self._commands_seen: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._by_call: dict[int, asyncio.Task[None]] = {}
+        self._by_call: dict[int, tuple[asyncio.Task[None], RunningStep | None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self.acknowledged = (state.token, state.index, state.head)  # how far the log is known to have come
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -91,13 +93,30 @@ class RunDriver:
             self._spawn(self._advance)  # in a task of its own: a step that is cancelled must not take this one with it
             await asyncio.wait([self._stopped])
         except asyncio.CancelledError:
-            self._machine.drain(time.time())
-            self._spawn(self._advance)
+            self.drain()
             await asyncio.wait([self._stopped], timeout=self.environment.limits.drain_s)
             raise
         finally:
             await self._stop()
         self._stopped.result()
+
+    def drain(self) -> None:
+        """Give the run up in good order: what is under way is stopped, `drive` returns, and the log says that it waits for an owner."""
+        if self._stopped.done():
+            return
+        for _, running in self._by_call.values():
+            if running is not None:
+                self._machine.late = self._machine.late + running.bill()
+        self._machine.drain(time.time())
+        self._spawn(self._advance)
+
+    async def end(self, commands: Sequence[Command]) -> None:
+        """Let the run take `commands` without starting anything: enough for a cancellation, whatever the run's steps were."""
+        for command in commands:
+            self._machine.feed(command_event(command), time.time())
+        ready = self._machine.take_ready()
+        if ready is not None:
+            await self._append(ready)
 
     async def park(self, record: RunParked) -> None:
         """Put the run aside without starting anything."""
@@ -191,10 +210,13 @@ class RunDriver:
         answer = await environment.store.append(entry)
         if answer.kind is not AnswerKind.APPENDED:
             raise self._refused(answer, ready.index)
+        self.acknowledged = (answer.token, answer.index, answer.head)
         position = ready.index
         for record in ready.decided:
-            if type(record) is StepCommitted and record.output.data is not None:
-                self.outputs.keep(record.certificate.step, position, record.output.data)
+            if type(record) is StepCommitted:
+                data = record.output.data if record.output.data is not None else dict(ready.blobs).get(record.output.digest)
+                if data is not None:
+                    self.outputs.keep(record.certificate.step, position, data)
             self.commits.note(record)
             position += 1
         if environment.mirror is not None:
@@ -237,9 +259,9 @@ class RunDriver:
                     if self._tell is not None:
                         self._tell(command)
                 case CancelAttempt():
-                    task = self._by_call.pop(command.call.number, None)
-                    if task is not None and task is not asyncio.current_task():
-                        task.cancel()
+                    running = self._call_off(command.call.number)
+                    if running is not None:
+                        self._machine.feed(running.called_off(), time.time())
                 case AcquirePermit():
                     self._machine.feed(self._ask_breaker(command), time.time())
                 case ReleasePermit():
@@ -253,12 +275,15 @@ class RunDriver:
         environment, state = self.environment, self.state
         if environment.owner.is_late:
             await environment.owner.alive()
+        near = self._at_hand(command.step)
+        if near is None:
+            near = await self._fetch_parents(command.step)
         if not self._machine.waits_for(command.call):  # called off before it began
             return []
         step, name = command.step, state.plan.name(command.step)
         context = StepContext(
             task=self._task_copy(),
-            outputs=AncestorOutputs(self.outputs, step),
+            outputs=AncestorOutputs(self.outputs, step, near),
             attempt=command.attempt,
             hint=command.hint,
             run_id=state.run_id,
@@ -267,8 +292,14 @@ class RunDriver:
             sample=command.sample,
         )
         fn, wanted = environment.pipeline.step_at(step).fn, self.outputs.type_of(step)
-        work = run_step(command.call, fn, context, environment.threads, environment.limits.payload_bytes_max, wanted)
-        return self._after(await self._tracked(command.call.number, work))
+        running = RunningStep(command.call, fn, context, command.timeout_s)
+        work = running.run(environment.threads, environment.limits.payload_bytes_max, wanted, self._overdue)
+        return self._after(await self._tracked(command.call.number, work, running))
+
+    def _overdue(self, running: RunningStep) -> None:
+        """The time of a step is over: the machine is told, and the step is stopped if it can be."""
+        if not self._stopped.done() and self._call_off(running.call.number) is running:
+            self._feed_and_go(running.timed_out())
 
     def _task_copy(self) -> Task:
         """The task as one reader may have it: what that does to the inputs reaches nobody else."""
@@ -282,11 +313,11 @@ class RunDriver:
         result = await self._tracked(command.call.number, self._judge(command))
         return self._after(VerdictReturned(command.call, result, time.perf_counter() - started))
 
-    async def _tracked(self, number: int, work: Awaitable[Any]) -> Any:
+    async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | None = None) -> Any:
         """Await `work` where CancelAttempt can find it."""
         task = asyncio.current_task()
         assert task is not None
-        self._by_call[number] = task
+        self._by_call[number] = (task, running)
         try:
             done = await work
             while task.cancelling():  # called off, but it went on to its end: what follows is another attempt's
@@ -295,20 +326,36 @@ class RunDriver:
         finally:
             self._by_call.pop(number, None)
 
+    def _call_off(self, number: int) -> RunningStep | None:
+        """Stop the work on a call; the step that it ran, if it ran one."""
+        task, running = self._by_call.pop(number, (None, None))
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+        return running
+
+    def _at_hand(self, step: int) -> dict[int, bytes] | None:
+        return self.outputs.at_hand(self.state.plan.parents(step))
+
+    async def _fetch_parents(self, step: int) -> dict[int, bytes]:
+        """The outputs of a step's direct parents, read before anybody asks for them and would block the loop."""
+        return await self.outputs.fetch(self.state.plan.parents(step))
+
     async def _judge(self, command: Verify) -> VerificationResult | None:
         environment, outputs = self.environment, self.outputs
-        verifier, previous = environment.verifier, command.previous
+        verifier, previous, payload = environment.verifier, command.previous, command.output
+        if payload is None:
+            record = await outputs.fetch_record(command.position)
+            previous, payload = record.certificate.verifier, record.output
+        data = payload.data if payload.data is not None else await outputs.fetch_payload(payload, command.position)
+        near = self._at_hand(command.step)
+        if near is None:
+            near = await self._fetch_parents(command.step)
         try:
-            if command.output is not None:
-                data = outputs.payload_data(command.output)
-            else:
-                data = outputs.data(command.step)
-                previous = outputs.record_at(command.position).certificate.verifier
             request = VerifyInput(
                 task=self._task_copy(),
                 step=environment.pipeline.steps[command.step],
                 output=outputs.decode(command.step, data),
-                history=History(outputs, command.step),
+                history=History(outputs, command.step, near),
                 attempt=command.attempt,
                 deadline_s=command.timeout_s,
             )
@@ -322,7 +369,7 @@ class RunDriver:
         except BaseException as error:
             if ends_us(error):
                 raise
-            return VerificationResult.fault(f"{type(error).__name__}: {error}", verifier=verifier.name)
+            return VerificationResult.fault(described(error), verifier=verifier.name)
         return environment.checked(result)
 
     # --- time and the end --------------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,18 +14,19 @@ from agentraft_ray.checkpoint.base import Checkpoint, CheckpointStore, RunStore
 from agentraft_ray.checkpoint.codec import output_type
 from agentraft_ray.checkpoint.seal import Seal
 from agentraft_ray.config import Limits
-from agentraft_ray.errors import CircuitBreakerOpen, ErrorType
+from agentraft_ray.errors import CircuitBreakerOpen
 from agentraft_ray.events import verdict_of
 from agentraft_ray.pipeline import Pipeline
 from agentraft_ray.protocol.messages import AcquirePermit, PermitDenied, PermitGranted
 from agentraft_ray.protocol.plan import Plan
 from agentraft_ray.protocol.records import Record, RolledBack, StepCommitted
 from agentraft_ray.protocol.state import RunState
+from agentraft_ray.runtime.boundary import checked_verdict
 from agentraft_ray.runtime.logs import RunLogs
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.runtime.owner import Owner
 from agentraft_ray.runtime.steps import StepThreads
-from agentraft_ray.taxonomy import Cost, VerdictKind, VerificationResult
+from agentraft_ray.taxonomy import VerificationResult
 from agentraft_ray.verifier.base import Verifier
 
 _log = logging.getLogger("agentraft_ray")
@@ -61,15 +63,20 @@ class Breakers:
 
 
 class Mirror:
-    """Keeps a user's own checkpoint store in step with the log. It is never read back; what it raises is reported, not obeyed."""
+    """Keeps a user's own checkpoint store in step with the log. It is never read back; what it raises is reported, not obeyed.
 
-    def __init__(self, store: CheckpointStore) -> None:
+    A store that does not answer within `wait_s` seconds is treated as one that raises.
+    """
+
+    def __init__(self, store: CheckpointStore, wait_s: float) -> None:
         self._store = store
+        self._wait_s = wait_s
 
     async def follow(self, state: RunState, outputs: RunOutputs, records: tuple[Record, ...]) -> None:
         """Repeat commits and rollbacks that now stand in the log."""
         try:
-            await self._repeat(state, outputs, records)
+            async with asyncio.timeout(self._wait_s):
+                await self._repeat(state, outputs, records)
         except Exception:  # noqa: BLE001 - the boundary to the user's code
             _log.exception("the checkpoint store %s failed to mirror run %s", type(self._store).__name__, state.run_id)
 
@@ -82,12 +89,12 @@ class Mirror:
                 await self._store.rollback_to(state.run_id, record.suspect - 1)
                 for step in range(record.suspect, state.plan.size):
                     if state.is_committed(step):
-                        await self._save(state, outputs, outputs.record_at(state.position(step)))
+                        await self._save(state, outputs, await outputs.fetch_record(state.position(step)))
 
     async def _save(self, state: RunState, outputs: RunOutputs, record: StepCommitted) -> None:
         certificate = record.certificate
         step = certificate.step
-        output = outputs.decode(step, outputs.payload_data(record.output))
+        output = outputs.decode(step, await outputs.fetch_payload(record.output))
         verdict = verdict_of(certificate).to_dict()
         name = state.plan.name(step)
         await self._store.save(Checkpoint(state.run_id, step, name, output, certificate.attempt, verdict, record.at))
@@ -115,25 +122,5 @@ class Environment:
         return [output_type(step.fn) for step in self.pipeline.block]
 
     def checked(self, result: object) -> VerificationResult:
-        """A verdict that makes sense and says who gave it; what does not is a verifier fault."""
-        if not isinstance(result, VerificationResult):
-            return VerificationResult.fault(f"the verifier returned {type(result).__name__}, not a VerificationResult")
-        if not _makes_sense(result):
-            return VerificationResult.fault(f"the verifier returned a verdict that contradicts itself: {result!r}"[:500])
-        return result if result.verifier else replace(result, verifier=self.verifier.name)
-
-
-def _makes_sense(result: VerificationResult) -> bool:
-    """Whether a verdict is of the types that it declares and at one with itself."""
-    if not isinstance(result.evidence, (tuple, list)):
-        return False
-    texts = (result.reasoning, result.verifier, result.prompt, result.calibration, *result.evidence)
-    if not all(isinstance(text, str) for text in texts):
-        return False
-    if not all(text is None or isinstance(text, str) for text in (result.hint, result.blame)) or not isinstance(result.cost, Cost):
-        return False
-    if not isinstance(result.error_type, ErrorType) or not isinstance(result.confidence, (int, float)):
-        return False
-    if result.passed and result.error_type is not ErrorType.NONE:
-        return False
-    return 0.0 <= result.confidence <= 1.0 and result.passed is (result.kind is VerdictKind.PASS) and isinstance(result.kind, VerdictKind)
+        """A verdict that makes sense, fits a log and says who gave it; what does not make sense is a verifier fault."""
+        return checked_verdict(result, self.verifier.name, self.limits)

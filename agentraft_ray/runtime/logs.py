@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Checkpoint, RunMeta, RunStore
@@ -14,6 +14,7 @@ from agentraft_ray.config import Limits
 from agentraft_ray.errors import (
     FingerprintMismatch,
     ForeignKey,
+    InvalidConfig,
     LogCorrupted,
     OutputNotEncodable,
     PayloadTooLarge,
@@ -36,6 +37,7 @@ from agentraft_ray.protocol.records import (
     encode_record,
 )
 from agentraft_ray.protocol.state import RunState, fold
+from agentraft_ray.runtime.boundary import plain_text
 
 __all__ = ["RunLogs", "admission_digest", "checkpoints_of_log", "task_record"]
 
@@ -50,7 +52,12 @@ def admission_digest(task: TaskRecord, plan: Plan) -> bytes:
 
 
 def task_record(task: Task, limits: Limits) -> TaskRecord:
-    """The task as its log holds it. Raises OutputNotEncodable or PayloadTooLarge for inputs that cannot stand in a log."""
+    """The task as its log holds it. Raises InvalidConfig, OutputNotEncodable or PayloadTooLarge for what cannot stand in a log."""
+    if not isinstance(task.goal, str) or not isinstance(task.id, str):
+        raise InvalidConfig(f"a task's goal and id are text, not {task.goal!r:.100} and {task.id!r:.100}")
+    for field, text in (("goal", task.goal), ("id", task.id)):
+        if plain_text(text) != text:
+            raise OutputNotEncodable(f"task {task.id!r}: its {field} holds a lone surrogate, which is no text", field=field)
     try:
         inputs = encode_output(task.inputs)
     except OutputNotEncodable as error:
@@ -63,7 +70,7 @@ def task_record(task: Task, limits: Limits) -> TaskRecord:
             size_bytes=len(inputs),
             limit_bytes=limits.payload_bytes_max,
         )
-    return TaskRecord(task.goal, inputs, task.id)
+    return TaskRecord(plain_text(task.goal), inputs, plain_text(task.id))
 
 
 class RunLogs:
@@ -137,31 +144,36 @@ class RunLogs:
             if len(batch) < _READ_RECORDS_MAX:
                 return found
 
-    async def fold(self, run_id: str, note: Callable[[Record], None] | None = None) -> RunState:
-        """The state of a run, its whole log checked on the way; `note` sees every record.
+    async def replay(self, run_id: str) -> AsyncIterator[tuple[RunState, Record]]:
+        """The log of a run from its begin, checked on the way: every record, with the state that it led to.
 
         Raises RunNotFound, RunExpired, LogCorrupted.
         """
-        state, index = RunState(run_id), 0
+        state = RunState(run_id)
         while True:
-            batch = await self.store.read(run_id, index, _READ_RECORDS_MAX)
+            batch = await self.store.read(run_id, state.index, _READ_RECORDS_MAX)
             for stored in batch:
-                record = decode_record(self.seal.open(run_id, index, stored))
+                record = decode_record(self.seal.open(run_id, state.index, stored))
                 state.apply(record, stored)
-                index += 1
-                if note is not None:
-                    note(record)
+                yield state, record
             if len(batch) < _READ_RECORDS_MAX:
                 break
         meta = await self.meta(run_id)
         if meta.expired:
             raise RunExpired(f"run {run_id!r} has expired; only its outcome is left: {meta.outcome}", run_id=run_id)
-        if meta.index == index and meta.head != state.head:
+        if not state.index or (meta.index == state.index and meta.head != state.head):
             raise LogCorrupted(
-                f"run {run_id}: the hash chain over its {index} records does not end in the head that the store holds",
+                f"run {run_id}: the hash chain over its {state.index} records does not end in the head that the store holds",
                 run_id=run_id,
-                index=index,
+                index=state.index,
             )
+
+    async def fold(self, run_id: str, note: Callable[[RunState, Record], None] | None = None) -> RunState:
+        """The state of a run; `note` sees every record and the state that it led to. Raises as `replay` does."""
+        state = RunState(run_id)
+        async for state, record in self.replay(run_id):
+            if note is not None:
+                note(state, record)
         return state
 
     async def fork(self, run_id: str, step: str, new_id: str, plan: Plan, owner: str) -> RunState:

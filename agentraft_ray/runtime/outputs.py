@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from agentraft_ray.checkpoint.base import RunStore
@@ -61,17 +61,13 @@ class RunOutputs:
         record = self.record_at(position)
         if not isinstance(record, StepCommitted):
             raise self._missing(position)
-        return self.payload_data(record.output, position)
+        return self._payload_data(record.output, position)
 
     def record_at(self, position: int) -> Any:
-        """The record at a log position, read back from the store."""
-        stored = self._store.read_blocking(self.state.run_id, position)
-        if stored is None:
-            raise self._missing(position)
-        return decode_record(self._seal.open(self.state.run_id, position, stored))
+        """The record at a log position, read back from the store; blocks the caller."""
+        return self._opened(position, self._store.read_blocking(self.state.run_id, position))
 
-    def payload_data(self, payload: Payload, position: int = -1) -> bytes:
-        """The bytes of a payload, from its blob where the record does not hold them."""
+    def _payload_data(self, payload: Payload, position: int) -> bytes:
         if payload.data is not None:
             return payload.data
         for name in self._seal.blob_names(payload.digest):
@@ -79,6 +75,49 @@ class RunOutputs:
             if blob is not None:
                 return self._seal.open_blob(self.state.run_id, name, blob)
         raise self._missing(position)
+
+    # --- the same for the event loop, which nothing may block ----------------------------------------------------------------
+
+    def at_hand(self, steps: Iterable[int]) -> dict[int, bytes] | None:
+        """The encoded outputs of committed steps, if memory holds all of them."""
+        found = {}
+        for step in steps:
+            kept = self._cache.get(step)
+            if kept is None or kept[0] != self.state.position(step):
+                return None
+            found[step] = kept[1]
+        return found
+
+    async def fetch(self, steps: Iterable[int]) -> dict[int, bytes]:
+        """The encoded outputs of committed steps, from the store where memory ends."""
+        found = {}
+        for step, position in [(step, self.state.position(step)) for step in steps]:
+            kept = self._cache.get(step)
+            if kept is not None and kept[0] == position:
+                found[step] = kept[1]
+            else:
+                found[step] = await self.fetch_payload((await self.fetch_record(position)).output, position)
+        return found
+
+    async def fetch_record(self, position: int) -> Any:
+        """The record at a log position."""
+        stored = await self._store.read(self.state.run_id, position, 1)
+        return self._opened(position, stored[0] if stored else None)
+
+    async def fetch_payload(self, payload: Payload, position: int = -1) -> bytes:
+        """The bytes of a payload, from its blob where the record does not hold them."""
+        if payload.data is not None:
+            return payload.data
+        for name in self._seal.blob_names(payload.digest):
+            blob = await self._store.blob(self.state.run_id, name)
+            if blob is not None:
+                return self._seal.open_blob(self.state.run_id, name, blob)
+        raise self._missing(position)
+
+    def _opened(self, position: int, stored: bytes | None) -> Any:
+        if stored is None:
+            raise self._missing(position)
+        return decode_record(self._seal.open(self.state.run_id, position, stored))
 
     def _missing(self, position: int) -> LogCorrupted:
         run_id = self.state.run_id
@@ -90,11 +129,13 @@ class RunOutputs:
 
 
 class AncestorOutputs(Mapping[str, Any]):
-    """Step name -> output, of all committed ancestors of a step. Looking one up loads and decodes it."""
+    """Step name -> output, of all committed ancestors of a step. Looking one up decodes it, and loads it if it is not `near`."""
 
-    def __init__(self, outputs: RunOutputs, step: int) -> None:
+    def __init__(self, outputs: RunOutputs, step: int, near: Mapping[int, bytes]) -> None:
+        """`near` = encoded outputs that are at hand, by step."""
         self._outputs = outputs
         self._step = step
+        self._near = near
         self._seen: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
@@ -104,7 +145,9 @@ class AncestorOutputs(Mapping[str, Any]):
         index = plan.index_of(name) if isinstance(name, str) else None
         if index is None or plan.depth_to(self._step, index) is None:
             raise KeyError(name)
-        return self._seen.setdefault(name, self._outputs.value(index))
+        data = self._near.get(index)
+        value = self._outputs.value(index) if data is None else self._outputs.decode(index, data)
+        return self._seen.setdefault(name, value)
 
     def __iter__(self) -> Iterator[str]:
         plan = self._outputs.state.plan
@@ -121,9 +164,10 @@ class AncestorOutputs(Mapping[str, Any]):
 class History(Sequence[tuple[str, Any]]):
     """(step name, output) of the committed ancestors in pipeline order, loaded on access; compares equal to such a list."""
 
-    def __init__(self, outputs: RunOutputs, step: int) -> None:
+    def __init__(self, outputs: RunOutputs, step: int, near: Mapping[int, bytes]) -> None:
         self._outputs = outputs
         self._step = step
+        self._near = near
         self._ancestors: Sequence[int] | None = None
 
     def __getitem__(self, index: Any) -> Any:
@@ -149,4 +193,6 @@ class History(Sequence[tuple[str, Any]]):
         return self._ancestors
 
     def _pair(self, step: int) -> tuple[str, Any]:
-        return self._outputs.state.plan.name(step), self._outputs.value(step)
+        data = self._near.get(step)
+        value = self._outputs.value(step) if data is None else self._outputs.decode(step, data)
+        return self._outputs.state.plan.name(step), value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 import uuid
 
@@ -11,6 +12,8 @@ from agentraft_ray.checkpoint.base import RunStore
 from agentraft_ray.errors import StoreError
 
 __all__ = ["Owner"]
+
+_log = logging.getLogger("agentraft_ray")
 
 
 class Owner:
@@ -73,5 +76,9 @@ class Owner:
     async def _keep_alive(self) -> None:
         while True:
             await asyncio.sleep(self._ttl_s / 4)
-            with contextlib.suppress(StoreError):  # the store's own deadline paces this; `is_late` stops dispatch meanwhile
+            try:
                 await self._renew()
+            except StoreError as error:  # the store's own deadline paces this; `is_late` stops dispatch meanwhile
+                _log.warning("the lease of coordinator %s was not renewed: %s", self.id, error)
+            except Exception:  # noqa: BLE001 - the boundary to the store's code: whatever it raised, the next renewal may go well
+                _log.exception("the lease of coordinator %s was not renewed", self.id)

@@ -48,17 +48,18 @@ class Commits:
         return self._by_step
 
 
-def result_of(state: RunState, outputs: RunOutputs, commits: Commits, started: float) -> RunResult:
+async def result_of(state: RunState, outputs: RunOutputs, commits: Commits, started: float) -> RunResult:
     """The result of a run as its log stands now; `started` = `time.perf_counter()` at its begin."""
     finished, plan = state.finished, state.plan
     success = finished is not None and finished.outcome == "succeeded"
     steps: Sequence[StepRun] = _LoggedSteps(state, outputs)
     if commits.by_step is not None:
         steps = [_step_run(state, outputs, step, commits.by_step.get(step)) for step in range(plan.size)]
+    last = plan.size - 1
     result = RunResult(
         task_id=state.run_id,
         success=success,
-        output=outputs.value(plan.size - 1) if success else None,
+        output=outputs.decode(last, (await outputs.fetch((last,)))[last]) if success else None,
         steps=steps,
         rollbacks=state.thrown_away + state.rollbacks,
         elapsed_ms=(time.perf_counter() - started) * 1000.0,

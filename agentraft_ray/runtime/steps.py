@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,79 +17,160 @@ from agentraft_ray.checkpoint.codec import decode_output, encode_output
 from agentraft_ray.errors import OutputNotEncodable
 from agentraft_ray.pipeline import StepContext
 from agentraft_ray.protocol.messages import Call, StepRaised, StepReturned
-from agentraft_ray.taxonomy import Cost, FailureCause
+from agentraft_ray.runtime.boundary import described, plain_text
+from agentraft_ray.taxonomy import FREE, Cost, FailureCause
 
-__all__ = ["StepThreads", "ends_us", "run_step"]
+__all__ = ["RunningStep", "StepThreads", "ends_us"]
+
+_log = logging.getLogger("agentraft_ray")
 
 
 class StepThreads:
     """Threads for sync steps, one a call and at most `threads_max` at a time; each ends with its step.
 
-    They are daemons: a step that never returns is given up when its time is over, and cannot keep the process from ending.
+    They are daemons: a step that never returns is given up when its time is over, and cannot keep the process from ending. Its
+    thread cannot be stopped, so it keeps its room; when all room is held like that, sync steps wait until one of them returns.
     """
 
     def __init__(self, threads_max: int) -> None:
+        self._threads_max = threads_max
         self._room = asyncio.Semaphore(threads_max)
+        self._overdue: list[str] = []
+
+    async def take_room(self) -> None:
+        """Wait for room for one more thread. `call` must follow at once; it gives the room back when its thread ends."""
+        await self._room.acquire()
 
     async def call(self, fn: Callable[[StepContext], Any], ctx: StepContext) -> Any:
         """`fn(ctx)` in a thread, with the caller's context variables. Cancelling it abandons the thread."""
-        async with self._room:
-            loop = asyncio.get_running_loop()
-            done: asyncio.Future[Any] = loop.create_future()
-            work = partial(contextvars.copy_context().run, fn, ctx)
-            threading.Thread(target=_work, args=(work, loop, done), name=f"agentraft-step {ctx.step_name}", daemon=True).start()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+        work = partial(contextvars.copy_context().run, fn, ctx)
+        ended = partial(self._ended, done, ctx.step_name)
+        try:
+            threading.Thread(target=_work, args=(work, loop, ended), name=f"agentraft-step {ctx.step_name}", daemon=True).start()
+        except RuntimeError:  # the system has no thread to give
+            self._room.release()
+            raise
+        try:
             return await done
+        finally:
+            if done.cancelled():
+                self._abandon(ctx.step_name)
+
+    def _abandon(self, step: str) -> None:
+        self._overdue.append(step)
+        if len(self._overdue) == self._threads_max:
+            names = ", ".join(sorted(set(self._overdue)))
+            _log.warning(
+                "all %d threads for sync steps hang in steps that were given up (%s); no sync step starts before one returns. "
+                "Give what they wait for a time-out, or raise Limits(step_threads_max=)",
+                self._threads_max,
+                names,
+            )
+
+    def _ended(self, done: asyncio.Future[Any], step: str, output: Any, error: BaseException | None) -> None:
+        self._room.release()
+        if done.cancelled():
+            self._overdue.remove(step)
+        elif error is None:
+            done.set_result(output)
+        elif isinstance(error, Exception) and not isinstance(error, StopIteration):
+            done.set_exception(error)
+        else:  # what would end the event loop, were it raised there
+            done.set_exception(RuntimeError(f"the step raised {described(error)}"))
 
 
-def _work(work: Callable[[], Any], loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any]) -> None:
+def _work(work: Callable[[], Any], loop: asyncio.AbstractEventLoop, ended: Callable[[Any, BaseException | None], None]) -> None:
     try:
-        settle = partial(_settle, done, work(), None)
+        settle = partial(ended, work(), None)
     except BaseException as error:  # noqa: BLE001 - the boundary to the user's code; a thread has nobody else to tell
-        settle = partial(_settle, done, None, error)
+        settle = partial(ended, None, error)
     with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits for an abandoned step
         loop.call_soon_threadsafe(settle)
 
 
-def _settle(done: asyncio.Future[Any], output: Any, error: BaseException | None) -> None:
-    if done.done():
-        return
-    if error is None:
-        done.set_result(output)
-    elif isinstance(error, Exception) and not isinstance(error, StopIteration):
-        done.set_exception(error)
-    else:  # what would end the event loop, were it raised there
-        done.set_exception(RuntimeError(f"the step raised {type(error).__name__}: {error}"))
+class RunningStep:
+    """One attempt at a step function, with its clock and its bill.
 
-
-async def run_step(
-    call: Call, fn: Callable[[StepContext], Any], ctx: StepContext, threads: StepThreads, bytes_max: int, wanted: Any = None
-) -> StepReturned | StepRaised:
-    """Run one attempt to its end. Whatever it raises is a value here; only cancellation passes through.
-
-    `wanted` = the type that the function declares for its output, None for plain data; what does not fit it is no output.
+    The clock starts when the function does: waiting for a thread costs a step none of its own time.
     """
-    started = time.perf_counter()
-    try:
-        if _is_async(fn):
-            output = await fn(ctx)
-        else:
-            output = await threads.call(fn, ctx)
-            if inspect.isawaitable(output):
+
+    __slots__ = ("_began", "_billed", "_ctx", "_fn", "call", "timeout_s")
+
+    def __init__(self, call: Call, fn: Callable[[StepContext], Any], ctx: StepContext, timeout_s: float | None) -> None:
+        self.call = call
+        self.timeout_s = timeout_s
+        self._fn = fn
+        self._ctx = ctx
+        self._began = 0.0
+        self._billed = FREE
+
+    async def run(
+        self, threads: StepThreads, bytes_max: int, wanted: Any, overdue: Callable[[RunningStep], None]
+    ) -> StepReturned | StepRaised:
+        """Run to its end. Whatever the function raises is a value here; only cancellation passes through.
+
+        `wanted` = the type that the function declares for its output, None for plain data; what does not fit it is no output.
+        `overdue` is called when the time is over.
+        """
+        fn, ctx = self._fn, self._ctx
+        timer = None
+        try:
+            is_async = _is_async(fn)
+            if not is_async:
+                await threads.take_room()
+            self._began = time.perf_counter()
+            if self.timeout_s is not None:
+                timer = asyncio.get_running_loop().call_later(self.timeout_s, overdue, self)
+            output = await (fn(ctx) if is_async else threads.call(fn, ctx))
+            if not is_async and inspect.isawaitable(output):
                 output = await output
-    except BaseException as error:
-        if ends_us(error):
-            raise
-        return StepRaised(call, FailureCause.RAISED, _describe(error), _cost(ctx, started))
-    try:
-        data = encode_output(output)
-        if wanted is not None:
-            decode_output(data, wanted)
-    except OutputNotEncodable as error:
-        return StepRaised(call, FailureCause.NOT_ENCODABLE, f"OutputNotEncodable: {error}", _cost(ctx, started))
-    if len(data) > bytes_max:
-        message = f"PayloadTooLarge: the output is {len(data):,} bytes, over {bytes_max:,}; store it elsewhere and return a reference"
-        return StepRaised(call, FailureCause.TOO_LARGE, message, _cost(ctx, started), final=True)
-    return StepReturned(call, data, _cost(ctx, started))
+        except BaseException as error:
+            if ends_us(error):
+                raise
+            return self._raised(FailureCause.RAISED, described(error))
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return self._returned(output, bytes_max, wanted)
+
+    def bill(self) -> Cost:
+        """What the attempt has used since this was last asked."""
+        used = self._ctx.cost
+        seconds = time.perf_counter() - self._began if self._began else 0.0
+        try:
+            total = Cost.of(used.tokens, used.usd, used.seconds + seconds)
+        except (TypeError, ValueError, AttributeError):  # somebody has put a thing of their own into `ctx.cost`
+            total = Cost(0, None, seconds)
+        part = total if self._billed is FREE else total.less(self._billed)
+        self._billed = total
+        return part
+
+    def timed_out(self) -> StepRaised:
+        """The event for an attempt whose time is over, with what it has booked so far."""
+        return self._raised(FailureCause.TIMED_OUT, f"it did not return within {self.timeout_s} s")
+
+    def called_off(self) -> StepRaised:
+        """The event for an attempt that nobody waits for any more: it only carries the bill."""
+        return self._raised(FailureCause.RAISED, "it was called off")
+
+    def _returned(self, output: Any, bytes_max: int, wanted: Any) -> StepReturned | StepRaised:
+        try:
+            data = encode_output(output)
+            if wanted is not None:
+                decode_output(data, wanted)
+        except OutputNotEncodable as error:
+            return self._raised(FailureCause.NOT_ENCODABLE, plain_text(f"OutputNotEncodable: {error}"))
+        except Exception as error:  # noqa: BLE001 - the boundary to the user's code: their types take part in encoding
+            return self._raised(FailureCause.NOT_ENCODABLE, described(error))
+        if len(data) > bytes_max:
+            message = f"PayloadTooLarge: the output is {len(data):,} bytes, over {bytes_max:,}; store it elsewhere and return a reference"
+            return self._raised(FailureCause.TOO_LARGE, message, final=True)
+        return StepReturned(self.call, data, self.bill())
+
+    def _raised(self, cause: FailureCause, message: str, *, final: bool = False) -> StepRaised:
+        return StepRaised(self.call, cause, message, self.bill(), final)
 
 
 def ends_us(error: BaseException) -> bool:
@@ -104,13 +185,3 @@ def _is_async(fn: Callable[..., Any]) -> bool:
     while isinstance(fn, partial):
         fn = fn.func
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
-
-
-def _cost(ctx: StepContext, started: float) -> Cost:
-    used = ctx.cost
-    return Cost(used.tokens, used.usd, used.seconds + time.perf_counter() - started)
-
-
-def _describe(error: BaseException) -> str:
-    text = "".join(traceback.format_exception_only(error)).strip()
-    return text[:2000]

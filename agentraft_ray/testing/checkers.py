@@ -27,6 +27,7 @@ class Checkers:
         self.seen = seen
         self.logs: dict[str, LogModel] = {}
         self.failovers = 0
+        self._granted: dict[tuple[str, str], set[int]] = {}  # numbers of the permits that an owner got for an attempt
         self._folds: dict[str, RunState] = {}
 
     # --- the store ---------------------------------------------------------------------------------------------------------
@@ -136,6 +137,7 @@ class Checkers:
     def granted(self, permit: Permit, now: float) -> None:
         """Never two live probes of one scope."""
         self.tally.permits[permit.number] = permit
+        self._granted.setdefault((permit.attempt_id, permit.owner), set()).add(permit.number)
         if not permit.probe:
             return
         self.seen["probe"] += 1
@@ -150,8 +152,8 @@ class Checkers:
     def settled(self, permit: Permit, outcome: str, run: str) -> None:
         """A permit comes back when its work is over, not before."""
         step, lineage, attempt = (int(part) for part in permit.attempt_id.split("/")[1:])
-        newer = any(one.attempt_id == permit.attempt_id and one.number > permit.number for one in self.tally.permits.values())
-        if outcome == "released" and not newer:
+        # Of several permits for one attempt (the first answer was late) only one is worked under, and nobody outside knows which.
+        if outcome == "released" and len(self._granted[permit.attempt_id, permit.owner]) == 1:
             for one in self.tally.executed(run):
                 its_owner = f"{one.token.epoch}.{one.token.owner}" == permit.owner
                 if one.running and its_owner and (one.step, one.lineage, one.attempt) == (step, lineage, attempt):

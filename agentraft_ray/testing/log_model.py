@@ -136,21 +136,22 @@ class LogModel:
         self.first_head = self.first_head or self.head
         self.count += 1
 
-    def _take(self, record: Record) -> None:  # noqa: C901, PLR0912 - one flat match is the point
-        if isinstance(record, CostBooked):
+    def _wait_or_go_on(self, record: Record) -> None:
+        """Claims in a row without progress, and the time that the run is parked."""
+        if isinstance(record, AttemptStarted | CostBooked) or (isinstance(record, CommandTaken) and not record.applied):
             return
         if isinstance(record, OwnerClaimed):
             self.claims = 1 if self.parked is not None else self.claims + 1
-        elif not isinstance(record, AttemptStarted | RunParked | RunResumed) and not (
-            isinstance(record, CommandTaken) and not record.applied
-        ):
+        elif not isinstance(record, RunParked | RunResumed):
             self.claims = 0
+        if self.parked is not None:
+            self.parked_s += max(0.0, record.at - self.parked_at)
+            self.parked = None
         if isinstance(record, RunParked):
-            self._unpark(record.at)
             self.parked, self.parked_at = record.reasons, record.at
-            return
-        if not isinstance(record, AttemptStarted) and not (isinstance(record, CommandTaken) and not record.applied):
-            self._unpark(record.at)
+
+    def _take(self, record: Record) -> None:  # noqa: C901 - one flat match is the point
+        self._wait_or_go_on(record)
         match record:
             case RunAdmitted():
                 self.plan, self.admitted_at = record.plan, record.at
@@ -203,8 +204,3 @@ class LogModel:
         self.closed.setdefault(step, []).append(attempt)
         self.proposals.pop(step, None)
         self.accusers.discard(step)
-
-    def _unpark(self, at: float) -> None:
-        if self.parked is not None:
-            self.parked_s += max(0.0, at - self.parked_at)
-            self.parked = None

@@ -172,7 +172,8 @@ class _Run:
         """Silent where it should speak: all right only if the run had finished before its last process was killed."""
         if await _ends_within(process, _PATIENCE_S) and self._result.exists():
             return True
-        self.audit.violations.append(f"life {self.lives} fell silent (exit code {process.returncode}); see {self.directory}/stderr")
+        said = (self.directory / "stderr").read_text().strip().rpartition("\n")[2] or "nothing on stderr"
+        self.audit.violations.append(f"life {self.lives} fell silent (exit code {process.returncode}): {said}")
         return False
 
     async def _disturb(self, process: asyncio.subprocess.Process) -> bool:
@@ -240,11 +241,9 @@ async def _heard(process: asyncio.subprocess.Process, word: str) -> bool:
 
 
 async def _ends_within(process: asyncio.subprocess.Process, seconds: float) -> bool:
-    try:
+    with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(process.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True
+    return process.returncode is not None
 
 
 def summary_lines(found: Findings) -> Iterator[str]:

@@ -86,7 +86,7 @@ async def _latest(coordinator: Coordinator, audit: Audit, *, fresh: bool) -> tup
     generation, last = 0, None
     while (found := await _result(coordinator, audit.again(generation).task.id)) is not None:
         generation, last = generation + 1, found
-    if fresh or last is None or last.status not in ("waiting", "succeeded"):
+    if fresh or last is None or last.status not in ("waiting", "running", "succeeded"):
         return audit.again(generation), None
     return audit.again(generation - 1), last
 

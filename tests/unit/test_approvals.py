@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from agentraft_ray import (
+    AgentRaftConfig,
     AgentRaftError,
+    CircuitBreaker,
     Coordinator,
     ErrorType,
     EventType,
@@ -16,9 +18,11 @@ from agentraft_ray import (
     Limits,
     MockVerifier,
     Pipeline,
+    RetryPolicy,
     Step,
     StepContext,
     Task,
+    VerificationResult,
     wrap,
 )
 from agentraft_ray.errors import ApprovalDenied, RunCancelled, RunNotFound, RunWaiting
@@ -155,25 +159,14 @@ async def test_another_coordinator_goes_on_with_a_parked_run_while_the_first_one
     """A parked run is at nobody's work, so the first coordinator's lease, alive for other runs, holds nobody up."""
     scene = Scene(needs_approval=True)
     release = asyncio.Event()
-
-    async def long(ctx: StepContext) -> str:
-        await release.wait()
-        return "done"
-
-    async def parallel(ctx: StepContext) -> str:
-        return "x"
-
-    first = wrap(Pipeline([Step("long", long)]), store=scene.store, limits=QUICK)
     async with asyncio.timeout(5):
-        busy = asyncio.create_task(first.run(Task("other", id="other")))
-        # the same coordinator object runs one pipeline; its owner is shared by all its runs
         await scene.here.run(Task("t", id="r"))
         holding = asyncio.create_task(_hold(scene.here, release))
         await asyncio.sleep(0)
         await scene.elsewhere.approve("r", "asked")
         assert (await scene.elsewhere.resume("r")).success
         release.set()
-        await asyncio.gather(busy, holding)
+        await holding
 
 
 async def _hold(coordinator: Coordinator, release: asyncio.Event) -> None:
@@ -275,3 +268,111 @@ async def test_a_rejected_output_never_reaches_a_person() -> None:
     assert (waiting.status, waiting.rollbacks) == ("waiting", 1)
     await coordinator.approve("r", "asked")
     assert (await coordinator.resume("r")).output == 1
+
+
+async def test_two_steps_that_wait_side_by_side_are_decided_one_by_one() -> None:
+    store = InMemoryCheckpointStore()
+    steps = [Step(name, lambda ctx: ctx.step_name, after=(), needs_approval=True) for name in ("left", "right")]
+    coordinator = wrap(Pipeline([*steps, Step("end", lambda ctx: "end", after=("left", "right"))]), store=store, limits=QUICK)
+    first = await coordinator.run(Task("t", id="r"))
+    assert first.waiting_for == ("approval:left", "approval:right")
+    await coordinator.approve("r", "right")
+    assert (await coordinator.resume("r")).waiting_for == ("approval:left",)
+    await coordinator.approve("r", "left")
+    assert (await coordinator.resume("r")).success
+
+
+async def test_one_branch_works_on_while_another_waits_for_a_person() -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def long(ctx: StepContext) -> str:
+        begun.set()
+        await gate.wait()
+        return "done"
+
+    store = InMemoryCheckpointStore()
+    steps = [Step("asked", lambda ctx: "x", after=(), needs_approval=True), Step("long", long, after=())]
+    coordinator = wrap(Pipeline(steps), store=store, limits=QUICK)
+    async with asyncio.timeout(5):
+        work = asyncio.create_task(coordinator.run(Task("t", id="r")))
+        await begun.wait()
+        while True:
+            try:
+                await coordinator.approve("r", "asked")
+                break
+            except AgentRaftError:
+                await asyncio.sleep(0.005)
+        gate.set()
+        assert (await work).success, "approved while it worked on, it never parked"
+
+
+async def test_what_was_approved_is_approved_anew_after_a_rollback() -> None:
+    store = InMemoryCheckpointStore()
+    looks: list[str] = []
+
+    def judge(request: Any) -> Any:
+        looks.append(request.step.name)
+        if request.step.name == "last" and looks.count("last") == 1:
+            return VerificationResult.fail(ErrorType.CONTRADICTION, blame="asked")
+        return ErrorType.HALLUCINATION if request.step.name == "asked" and looks.count("asked") == 2 else ErrorType.NONE
+
+    pipeline = Pipeline(
+        [Step("asked", lambda ctx: f"try {ctx.attempt}", needs_approval=True), Step("last", lambda ctx: ctx.outputs["asked"])]
+    )
+    coordinator = wrap(pipeline, store=store, verifier=MockVerifier(fn=judge), limits=QUICK)
+    await coordinator.run(Task("t", id="r"))
+    await coordinator.approve("r", "asked")
+    again = await coordinator.resume("r")
+    assert again.waiting_for == ("approval:asked",)
+    await coordinator.approve("r", "asked")
+    assert (await coordinator.resume("r")).output == "try 1"
+
+
+async def test_denials_use_up_the_retries() -> None:
+    scene = Scene(needs_approval=True, max_retries=1)
+    result = await scene.here.run(Task("t", id="r"))
+    for _ in range(2):
+        await scene.here.deny("r", "asked", by="ann")
+        result = await scene.here.resume("r")
+    assert (result.error_kind, result.error_fields["attempts"]) == ("MaxRetriesExceeded", 2)
+
+
+async def test_a_run_that_waits_for_its_delay_or_a_breaker_is_cancelled_at_once() -> None:
+    slow = AgentRaftConfig(retry=RetryPolicy(base_delay=60, max_delay=60), verifier=MockVerifier(default=ErrorType.GOAL_DRIFT))
+    breaker = AgentRaftConfig(
+        breaker=CircuitBreaker(failure_threshold=1, cooldown_seconds=60), verifier=MockVerifier(default=ErrorType.GOAL_DRIFT)
+    )
+    for config in (slow, breaker):
+        failed = asyncio.Event()
+        coordinator = wrap(
+            Pipeline([Step("a", lambda ctx: ctx.attempt)]),
+            config=config,
+            on_open="park",
+            limits=QUICK,
+            on_event=lambda event, failed=failed: failed.set() if event.type is EventType.STEP_FAILED else None,
+        )
+        async with asyncio.timeout(5):
+            work = asyncio.create_task(coordinator.run(Task("t", id="r")))
+            await failed.wait()
+            await coordinator.cancel("r")
+            assert (await work).status == "cancelled"
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_notes_are_bounded() -> None:
+    scene = Scene(needs_approval=True)
+    await scene.here.run(Task("t", id="r"))
+    await scene.here.deny("r", "asked", note="x" * 100_000)
+    await scene.here.resume("r")
+    assert len(scene.hints[-1] or "") <= 2_000
+    assert max(len(record) for record in await scene.store.read("r")) < 10_000
+
+
+async def test_a_submitted_run_that_nobody_claimed_yet_is_taken_by_whoever_resumes_it() -> None:
+    scene = Scene()
+    environment = await scene.here._open()
+    from agentraft_ray.runtime.logs import task_record
+
+    await environment.logs.admit("r", task_record(Task("t"), QUICK), environment.plan)
+    assert (await scene.here.result("r")).status == "running"
+    assert (await scene.elsewhere.resume("r")).success

@@ -255,8 +255,18 @@ async def test_hanging_steps_leave_room_for_others() -> None:
 
     step = Step("a", hangs_at_first, timeout_s=0.05)
     async with asyncio.timeout(5):
-        assert (await wrap(Pipeline([step]), limits=Limits(step_threads_max=1)).run(Task("t"))).success
+        assert (await wrap(Pipeline([step]), limits=Limits(step_threads_max=2)).run(Task("t"))).success
     release.set()
+
+
+async def test_the_time_of_a_step_that_waits_for_a_thread_begins_with_it() -> None:
+    def work(ctx: StepContext) -> str:
+        time.sleep(0.06)
+        return "done"
+
+    steps = [Step(f"s{n}", work, after=(), timeout_s=0.15, max_retries=0) for n in range(5)]
+    result = await wrap(Pipeline(steps), limits=Limits(step_threads_max=1)).run(Task("t"))
+    assert result.success, result.error
 
 
 def test_a_hanging_sync_step_does_not_keep_the_process_from_ending() -> None:

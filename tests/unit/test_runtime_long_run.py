@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentraft_ray import InMemoryCheckpointStore, Pipeline, RulesVerifier, Step, StepContext, Task, wrap
 from agentraft_ray.config import Limits
-from agentraft_ray.runtime.results import Commits, result_of
+from agentraft_ray.runtime.results import Commits
 
 _STEPS = 60
 
@@ -14,13 +14,19 @@ async def _step(ctx: StepContext) -> str:
 
 
 async def test_a_run_over_the_limit_keeps_no_commits_and_reads_its_steps_from_the_log(monkeypatch) -> None:
-    kept: list[Commits] = []
-    monkeypatch.setattr("agentraft_ray.runtime.coordinator.result_of", lambda *args: kept.append(args[2]) or result_of(*args))
+    made: list[Commits] = []
+
+    class Recorded(Commits):
+        def __init__(self, steps_max: int) -> None:
+            super().__init__(steps_max)
+            made.append(self)
+
+    monkeypatch.setattr("agentraft_ray.runtime.coordinator.Commits", Recorded)
     store, limits = InMemoryCheckpointStore(), Limits(result_steps_max=_STEPS - 1)
     coordinator = wrap(Pipeline.repeat(Step("step", _step), _STEPS), verifier=RulesVerifier(), store=store, limits=limits)
     result = await coordinator.run(Task("go", id="long"))
     again = await coordinator.result("long")
-    assert [commits.by_step for commits in kept] == [None, None]
+    assert [commits.by_step for commits in made] == [None, None]
     for found in (result, again):
         assert [step.status for step in found.steps] == ["committed"] * _STEPS
         assert found.steps[7].output == "step[7] is done."

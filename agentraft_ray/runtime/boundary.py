@@ -1,0 +1,67 @@
+"""Where what users' code hands in is made fit for a log: the texts of its errors, and its verdicts."""
+
+from __future__ import annotations
+
+import numbers
+import traceback
+
+from agentraft_ray.config import Limits
+from agentraft_ray.errors import ErrorType
+from agentraft_ray.taxonomy import FREE, Cost, VerdictKind, VerificationResult
+
+__all__ = ["checked_verdict", "described", "plain_text"]
+
+_DESCRIPTION_CHARS_MAX = 2_000
+_FAULT_CHARS_MAX = 500
+
+
+def plain_text(text: str, chars_max: int | None = None) -> str:
+    """`text` as every log can hold it: lone surrogates become question marks, and subclasses of str lose their class."""
+    if type(text) is not str or not text.isascii():
+        text = str.encode(text, "utf-8", "replace").decode()
+    return text if chars_max is None else text[:chars_max]
+
+
+def described(error: BaseException) -> str:
+    """Class and message of an exception, as text for a log."""
+    return plain_text("".join(traceback.format_exception_only(error)).strip(), _DESCRIPTION_CHARS_MAX)
+
+
+def checked_verdict(result: object, verifier: str, limits: Limits) -> VerificationResult:
+    """A verdict that makes sense, fits a log and says who gave it; what does not make sense is a fault of `verifier`."""
+    if not isinstance(result, VerificationResult):
+        return VerificationResult.fault(f"the verifier returned {type(result).__name__}, not a VerificationResult", verifier=verifier)
+    cost = FREE
+    try:
+        cost = Cost.of(result.cost.tokens, result.cost.usd, result.cost.seconds)
+        return _plain(result, cost, verifier, limits)
+    except Exception as error:  # noqa: BLE001 - the boundary to the user's code: any of these values may be a class of theirs
+        why = f"the verifier returned a verdict that makes no sense: {described(error)}"
+        return VerificationResult.fault(why[:_FAULT_CHARS_MAX], verifier=verifier, cost=cost)
+
+
+def _plain(result: VerificationResult, cost: Cost, verifier: str, limits: Limits) -> VerificationResult:
+    """The same verdict in plain texts and numbers. Raises TypeError or ValueError where it contradicts its types or itself."""
+    kind, error_type, confidence, evidence = result.kind, result.error_type, result.confidence, result.evidence
+    if not isinstance(kind, VerdictKind) or result.passed is not (kind is VerdictKind.PASS):
+        raise ValueError(f"passed={result.passed!r} contradicts kind={kind!r}")
+    if not isinstance(error_type, ErrorType) or (result.passed and error_type is not ErrorType.NONE):
+        raise ValueError(f"passed={result.passed!r} contradicts error_type={error_type!r}")
+    if not isinstance(confidence, numbers.Real) or not 0.0 <= confidence <= 1.0:
+        raise ValueError(f"confidence={confidence!r} is no number from 0 to 1")
+    if not isinstance(evidence, (tuple, list)):
+        raise TypeError(f"evidence is a {type(evidence).__name__}, not a tuple")
+    return VerificationResult(
+        result.passed,
+        error_type,
+        float(confidence),
+        None if result.hint is None else plain_text(result.hint, limits.hint_chars_max),
+        plain_text(result.reasoning, limits.hint_chars_max),
+        plain_text(result.verifier) or verifier,
+        kind,
+        tuple([plain_text(item, limits.evidence_chars_max) for item in evidence[: limits.evidence_max]]),
+        None if result.blame is None else plain_text(result.blame),
+        cost,
+        plain_text(result.prompt),
+        plain_text(result.calibration),
+    )
