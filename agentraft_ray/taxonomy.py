@@ -17,7 +17,7 @@ __all__ = ["CORRECTION_HINTS", "FREE", "Cost", "ErrorType", "FailureCause", "Ver
 _AMOUNT_MAX = 2**53  # of tokens, dollars or seconds in one cost; sums of a run's costs then fit where they are stored
 
 
-class Cost(msgspec.Struct, frozen=True, array_like=True):
+class Cost(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What something cost: model tokens, US dollars (None = unknown, never a silent 0) and seconds of wall time."""
 
     tokens: int = 0

@@ -64,7 +64,7 @@ class BreakerPolicy:
         return 4 * self.failure_threshold
 
 
-class Permit(msgspec.Struct, frozen=True):
+class Permit(msgspec.Struct, frozen=True, gc=False):
     """Leave for one attempt to work in a scope. Every permit is unique by its `number`; generations are never used twice.
 
     The outcome counts only before `expires_at_s` (the time that the host passes in) and only while the scope is in `generation`.
@@ -79,7 +79,7 @@ class Permit(msgspec.Struct, frozen=True):
     number: int
 
 
-class Denied(msgspec.Struct, frozen=True):
+class Denied(msgspec.Struct, frozen=True, gc=False):
     """No permit now; asking again before `retry_at_s` is pointless."""
 
     scope: str

@@ -33,7 +33,7 @@ __all__ = [
 RunStatus = Literal["open", "parked", "finished"]
 
 
-class RunMeta(msgspec.Struct, frozen=True):
+class RunMeta(msgspec.Struct, frozen=True, gc=False):
     """A run as the store sees it. `index` = number of records; `head` = hash chain over them; `admission` = digest of task and
     fingerprint; `outcome` is "" until the run finished; `expired` = only the tombstone is left (index 0); `size_bytes` counts
     records and blobs."""
@@ -55,7 +55,7 @@ class Admission(NamedTuple):
     meta: RunMeta
 
 
-class AppendEntry(msgspec.Struct, frozen=True):
+class AppendEntry(msgspec.Struct, frozen=True, gc=False):
     """One append to one run. A retry after an unknown outcome sends the very same entry again.
 
     `append_id` names this append among those of `token`; `index` and `head` are what the log must be before it, `new_head` what
@@ -98,7 +98,7 @@ class AnswerKind(str, Enum):
     NO_BLOB = "no_blob"
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """The store's answer to one append, with the log as it stands after it."""
 
     kind: AnswerKind

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agentraft_ray.identity import OwnerToken
-from agentraft_ray.protocol import decide
+from agentraft_ray.protocol import decide, dispatch
 from agentraft_ray.protocol.announce import announcements
 from agentraft_ray.protocol.attempt import WAITS_OUTSIDE, Attempt, Phase
 from agentraft_ray.protocol.messages import (
@@ -75,7 +75,7 @@ class RunMachine:
         """Begin, or go on, with whatever the state says is to be done."""
         self.now = now
         if self.state.finished is None:
-            decide.start_run(self)
+            dispatch.start_run(self)
             self._conclude()
 
     def feed(self, event: AnyEvent, now: float) -> None:
@@ -132,8 +132,8 @@ class RunMachine:
             tuple(self._commands),
         )
         self._base = (state.index, state.head)
-        self._records, self._decided, self._commands = [], [], []
-        self._blobs, self._needs, self._taken = [], [], []
+        for taken in (self._records, self._decided, self._commands, self._blobs, self._needs, self._taken):
+            taken.clear()
         return ready
 
     @property

@@ -191,7 +191,7 @@ class Announce(_Event, frozen=True):
 AnyCommand = RunStep | Verify | CancelAttempt | AcquirePermit | ReleasePermit | Announce
 
 
-class Ready(msgspec.Struct, frozen=True):
+class Ready(msgspec.Struct, frozen=True, gc=False):
     """What is to be done now: append `records` first, then act on `commands`.
 
     The log must have `index` records and the head hash `head`; it has `new_head` afterwards. If the append is refused, drop the

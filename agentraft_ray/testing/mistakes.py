@@ -12,7 +12,7 @@ from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry
 from agentraft_ray.checkpoint.memory import LogTable, RunRow
 from agentraft_ray.errors import ErrorType
 from agentraft_ray.identity import OwnerToken
-from agentraft_ray.protocol import decide
+from agentraft_ray.protocol import judgement
 from agentraft_ray.protocol.attempt import Attempt, Phase
 from agentraft_ray.protocol.machine import RunMachine
 from agentraft_ray.protocol.messages import Call, CommandReceived, PermitDenied, Ready, StepRaised, VerdictReturned, WorkerLost
@@ -115,7 +115,7 @@ def certifies_anything(certify: Any) -> Any:
 
 def commits_what_was_rejected(_: Any) -> Any:
     def reject(m: RunMachine, attempt: Attempt, result: VerificationResult) -> None:
-        decide._commit(m, attempt, certifies_anything(decide._certify_attempt)(m, attempt, result))
+        judgement.commit(m, attempt, certifies_anything(judgement._certify_attempt)(m, attempt, result))
 
     return reject
 
@@ -170,7 +170,7 @@ def believes_blame(_: Any) -> Any:
         attempt.phase = Phase.RECHECK
         suspicion = VerificationResult.fail(ErrorType.CONTRADICTION, verifier="blame")
         call = m.open_call(attempt)
-        decide._rechecked(m, attempt, VerdictReturned(call, suspicion))
+        judgement.rechecked(m, attempt, VerdictReturned(call, suspicion))
 
     return recheck
 
@@ -237,7 +237,7 @@ def first_attempt_again(start_lineage: Any) -> Any:
 def fault_passes(_: Any) -> Any:
     def failed(m: RunMachine, attempt: Attempt, why: str) -> None:
         if attempt.payload is not None:
-            decide._commit(m, attempt, decide._certify_attempt(m, attempt, VerificationResult.ok(verifier="first")))
+            judgement.commit(m, attempt, judgement._certify_attempt(m, attempt, VerificationResult.ok(verifier="first")))
 
     return failed
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from agentraft_ray.breaker import ScopedBreakers
 from agentraft_ray.checkpoint.memory import LogTable
-from agentraft_ray.protocol import decide
+from agentraft_ray.protocol import decide, dispatch, judgement
 from agentraft_ray.protocol.attempt import Phase
 from agentraft_ray.protocol.machine import RunMachine
 from agentraft_ray.protocol.messages import PermitDenied, WorkerLost
@@ -56,28 +56,28 @@ BUGS: dict[str, Bug] = {
     "no_append_id": _bug((LogTable, "is_duplicate", mistakes.always(False))),
     "retry_written_twice": _bug((LogTable, "append", mistakes.writes_a_retry_again)),
     "reply_of_an_earlier_life": _bug((RunMachine, "feed", mistakes.hears_everybody)),
-    "commit_without_certificate": _bug((decide, "_reject", mistakes.commits_what_was_rejected)),
-    "fault_is_a_pass": _bug((decide, "_verifier_failed", mistakes.fault_passes)),
+    "commit_without_certificate": _bug((judgement, "reject", mistakes.commits_what_was_rejected)),
+    "fault_is_a_pass": _bug((judgement, "verifier_failed", mistakes.fault_passes)),
     "late_verdict_after_rollback": _bug(
         (RunMachine, "abandon_calls", mistakes.remembers_closed_calls), (RunMachine, "feed", mistakes.takes_late_verdicts)
     ),
     "rollback_lists_too_little": _bug((RunState, "fallen_with", mistakes.forgets_a_dependent)),
     "rollback_keeps_a_dependent": _bug((_APPLY, RolledBack, mistakes.keeps_a_dependent)),
-    "blame_is_believed": _bug((decide, "_recheck", mistakes.believes_blame)),
+    "blame_is_believed": _bug((judgement, "recheck", mistakes.believes_blame)),
     "lineage_stays_after_rollback": _bug((StepHistory, "start_lineage", mistakes.same_lineage)),
     "attempts_restart_after_rollback": _bug((StepHistory, "start_lineage", mistakes.first_attempt_again)),
-    "repeat_judged_alike": _bug((decide, "_judge", mistakes.judges_its_own_repeat)),
+    "repeat_judged_alike": _bug((judgement, "judge", mistakes.judges_its_own_repeat)),
     "retries_without_end": _bug((RunState, "exhausted", mistakes.always(False))),
     "budget_starts_anew": _bug((_APPLY, OwnerClaimed, mistakes.starts_anew)),
     "reservations_refunded_on_claim": _bug((_APPLY, OwnerClaimed, mistakes.refunds_on_claim)),
     "poison_swallowed": _bug((_APPLY, OwnerClaimed, mistakes.forgets_claims)),
     "workers_without_end": _bug((decide.TABLE, (Phase.RUNNING, WorkerLost), mistakes.replaces_workers_for_ever)),
     "timeouts_refunded": _bug((RunState, "_keep_reserved", mistakes.always(None))),
-    "dispatch_without_reservation": _bug((decide, "_send", mistakes.reserves_nothing)),
+    "dispatch_without_reservation": _bug((dispatch, "_send", mistakes.reserves_nothing)),
     "approval_of_another_output": _bug(
         (decide, "_is_about", mistakes.always(True)), (decide, "_decide_approval", mistakes.approves_anything)
     ),
-    "gate_stands_open": _bug((decide, "start_step", mistakes.opens_every_gate)),
+    "gate_stands_open": _bug((dispatch, "start_step", mistakes.opens_every_gate)),
     "command_stays_in_the_inbox": _bug((decide, "take_command", mistakes.leaves_commands)),
     "cancel_goes_on": _bug((RunMachine, "finish", mistakes.ignores_cancel)),
     "resumed_in_silence": _bug((RunMachine, "persist", mistakes.resumes_in_silence)),

@@ -1,0 +1,233 @@
+"""From a ready step to a worker and back: back-off, permits, budgets, samples, lost workers, failures.
+
+Called by `decide`, which holds the table; keeps nothing itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from agentraft_ray.identity import digest
+from agentraft_ray.protocol import endings, judgement
+from agentraft_ray.protocol.attempt import Attempt, Phase
+from agentraft_ray.protocol.messages import (
+    AcquirePermit,
+    PermitDenied,
+    PermitGranted,
+    RunStep,
+    StepRaised,
+    StepReturned,
+    WorkerLost,
+)
+from agentraft_ray.protocol.records import (
+    AttemptFailed,
+    AttemptStarted,
+    Payload,
+    RunParked,
+)
+from agentraft_ray.taxonomy import FREE, FailureCause
+
+if TYPE_CHECKING:
+    from agentraft_ray.protocol.machine import RunMachine
+
+__all__ = ["ask_permit", "denied", "fail_attempt", "granted", "over_budget", "raised", "returned", "start_run", "start_step", "worker_lost"]
+
+
+def start_run(m: RunMachine) -> None:
+    """Start every step that can go on; a run that was claimed too often without progress is parked instead."""
+    if m.state.claims > m.policies.claims_max:
+        m.persist(RunParked((f"poisoned:claimed {m.state.claims} times without progress",), m.now))
+        return
+    for step in sorted(m.state.ready):
+        if m.state.finished is None:
+            start_step(m, step)
+
+
+def start_step(m: RunMachine, step: int) -> None:
+    """Open the next attempt of a ready step, in the phase that the state calls for."""
+    state = m.state
+    history = state.history(step)
+    attempt = Attempt(step, history.lineage, history.attempt, history.hint)
+    m.attempts[step] = attempt
+    proposal = state.proposed.get(step)
+    if step in state.accusations:
+        judgement.recheck(m, attempt)
+    elif state.exhausted(step):
+        endings.fail_exhausted(m, step)
+    elif proposal is not None:
+        attempt.payload, attempt.certificate = proposal.output, proposal.certificate
+        attempt.cost = attempt.booked = proposal.cost
+        if proposal.certificate is None:
+            judgement.judge_again(m, attempt)
+        else:
+            judgement.await_approval(m, attempt)
+    elif m.plan.step(step).approve_before and (step, history.lineage) not in state.let_go:
+        attempt.phase = Phase.GATE
+        attempt.reason = f"approval:{m.plan.name(step)} before it runs"
+    else:
+        _back_off(m, attempt)
+
+
+def _back_off(m: RunMachine, attempt: Attempt) -> None:
+    history = m.state.history(attempt.step)
+    tries = history.rejections + history.errors
+    if tries and m.policies.base_delay_s:
+        delay = min(m.policies.max_delay_s, m.policies.base_delay_s * 2.0 ** min(tries - 1, 62))
+        due = history.failed_at + delay * _jitter(m, attempt)
+        if due > m.now:
+            attempt.phase, attempt.due = Phase.BACKOFF, due
+            return
+    ask_permit(m, attempt)
+
+
+def _jitter(m: RunMachine, attempt: Attempt) -> float:
+    """Between 0.5 and 1, from a hash of the attempt's id: spread out, yet the same on every replay."""
+    name = f"{m.state.run_id}/{attempt.step}/{attempt.lineage}/{attempt.number}"
+    return 0.5 + hashlib.sha256(name.encode()).digest()[0] / 510.0
+
+
+def ask_permit(m: RunMachine, attempt: Attempt) -> None:
+    attempt.due = None
+    if not m.policies.breaker:
+        _dispatch(m, attempt)
+        return
+    attempt.phase = Phase.PERMIT
+    scope = f"{m.plan.spec.name}/{m.plan.step(attempt.step).name}"
+    name = f"{m.state.run_id}/{attempt.step}/{attempt.lineage}/{attempt.number}"
+    m.command(AcquirePermit(m.open_call(attempt), scope, name))
+
+
+def granted(m: RunMachine, attempt: Attempt, event: PermitGranted) -> None:
+    m.close_call(attempt, event.call.number)
+    attempt.permit = event.permit
+    _dispatch(m, attempt)
+
+
+def denied(m: RunMachine, attempt: Attempt, event: PermitDenied) -> None:
+    m.close_call(attempt, event.call.number)
+    if m.policies.on_open == "fail":
+        fields: dict[str, Any] = {"scope": event.scope, "retry_after_s": max(0.0, event.retry_at - m.now)}
+        message = f"step {m.plan.name(attempt.step)!r}: the breaker {event.scope!r} is open; try again after its cooldown"
+        endings.fail_run(m, "CircuitBreakerOpen", message, fields)
+        return
+    attempt.phase, attempt.due = Phase.BREAKER, event.retry_at
+    attempt.reason = f"breaker:{event.scope}"
+
+
+def _dispatch(m: RunMachine, attempt: Attempt) -> None:
+    """Send the attempt to a worker: one call, or as many samples as the vote still needs."""
+    spec = m.plan.step(attempt.step)
+    m.announce("step_start", attempt.step, attempt.number, attempt.hint or "")
+    if not spec.ahead_by:
+        _send(m, attempt, 0)
+        return
+    attempt.votes = {}
+    for _ in range(spec.ahead_by):
+        if attempt.step in m.attempts:
+            _send(m, attempt, attempt.samples)
+            attempt.samples += 1
+
+
+def _send(m: RunMachine, attempt: Attempt, sample: int) -> None:
+    budget = m.policies.budget
+    if budget is not None:
+        short = over_budget(m)
+        if short is not None:
+            endings.fail_budget(m, *short)
+            return
+        m.persist(AttemptStarted(attempt.step, attempt.lineage, attempt.number, sample, budget.reserve))
+    timeout_s = m.plan.step(attempt.step).timeout_s
+    attempt.phase = Phase.RUNNING
+    attempt.due = None if timeout_s is None or m.policies.host_times_steps else m.now + timeout_s
+    m.command(
+        RunStep(
+            m.open_call(attempt, sample),
+            attempt.step,
+            attempt.lineage,
+            attempt.number,
+            sample,
+            attempt.hint,
+            timeout_s,
+            attempt.losses.get(sample, 0) > 1,
+        )
+    )
+
+
+def over_budget(m: RunMachine, *, is_start: bool = True) -> tuple[str, float] | None:
+    """(resource, limit) of the first limit that one more dispatch (or, without `is_start`, one more verdict) could break."""
+    budget, state = m.policies.budget, m.state
+    if budget is None:
+        return None
+    reserve, charged = budget.reserve if is_start else FREE, state.charged
+    if is_start and budget.attempts is not None and state.attempts_started + 1 > budget.attempts:
+        return "attempts", budget.attempts
+    if budget.tokens is not None and (charged.tokens + reserve.tokens > budget.tokens or charged.tokens >= budget.tokens):
+        return "tokens", budget.tokens
+    # A price that nobody knows could be any: it ends what money is left.
+    usd = float("inf") if charged.usd is None else charged.usd
+    if budget.usd is not None and (usd + (reserve.usd or 0.0) > budget.usd or usd >= budget.usd):
+        return "usd", budget.usd
+    if budget.seconds is not None and state.elapsed_s(m.now) >= budget.seconds:
+        return "seconds", budget.seconds
+    return None
+
+
+def returned(m: RunMachine, attempt: Attempt, event: StepReturned) -> None:
+    m.close_call(attempt, event.call.number)
+    attempt.cost = attempt.cost + event.cost
+    if attempt.votes is None:
+        attempt.payload = Payload(digest(event.data), len(event.data), event.data)
+        judgement.judge(m, attempt)
+        return
+    attempt.votes.setdefault(digest(event.data), []).append(event.data)
+    _count_votes(m, attempt)
+
+
+def _count_votes(m: RunMachine, attempt: Attempt) -> None:
+    """First-to-ahead-by-k: take the winner, or ask for as many samples as it still lacks."""
+    spec = m.plan.step(attempt.step)
+    votes = attempt.votes or {}
+    ranked = sorted(votes.items(), key=lambda item: -len(item[1]))
+    lead = (len(ranked[0][1]) if ranked else 0) - (len(ranked[1][1]) if len(ranked) > 1 else 0)
+    if ranked and lead >= spec.ahead_by:
+        winner, samples = ranked[0]
+        m.abandon_calls(attempt)
+        attempt.payload = Payload(winner, len(samples[0]), samples[0])
+        judgement.judge(m, attempt)
+        return
+    if attempt.calls:
+        return
+    wanted = min(spec.ahead_by - lead, spec.samples_max - attempt.samples)
+    if wanted <= 0:
+        fail_attempt(m, attempt, FailureCause.NO_MAJORITY, f"{attempt.samples} samples, no output was {spec.ahead_by} ahead", False)
+        return
+    for _ in range(wanted):
+        if attempt.step in m.attempts:
+            _send(m, attempt, attempt.samples)
+            attempt.samples += 1
+
+
+def raised(m: RunMachine, attempt: Attempt, event: StepRaised) -> None:
+    m.close_call(attempt, event.call.number)
+    attempt.cost = attempt.cost + event.cost
+    if attempt.votes is not None and not event.final:
+        _count_votes(m, attempt)  # a malformed sample is discarded, never repaired
+        return
+    fail_attempt(m, attempt, event.cause, event.message, event.final)
+
+
+def worker_lost(m: RunMachine, attempt: Attempt, event: WorkerLost) -> None:
+    sample = m.close_call(attempt, event.call.number)
+    losses = attempt.losses[sample] = attempt.losses.get(sample, 0) + 1
+    if losses > m.policies.worker_losses_max:
+        message = f"{losses} workers were lost while they ran it"
+        fail_attempt(m, attempt, FailureCause.WORKER_LOST, message, False)
+        return
+    _send(m, attempt, sample)
+
+
+def fail_attempt(m: RunMachine, attempt: Attempt, cause: FailureCause, message: str, final: bool) -> None:
+    m.close(attempt, "failure")
+    m.persist(AttemptFailed(attempt.step, attempt.lineage, attempt.number, cause.value, message, final, attempt.cost, m.now))
+    start_step(m, attempt.step)
