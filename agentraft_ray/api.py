@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from agentraft_ray.checkpoint.memory import InMemoryCheckpointStore
 from agentraft_ray.checkpoint.seal import EncryptingSeal, PlainSeal, Seal
 from agentraft_ray.config import AgentRaftConfig, Budget, Limits, OnOpen, RetryPolicy
-from agentraft_ray.errors import InvalidConfig
+from agentraft_ray.errors import InvalidConfig, InvalidPipeline
 from agentraft_ray.events import Event
 from agentraft_ray.pipeline import Criticality, Pipeline
-from agentraft_ray.protocol.plan import BudgetSpec, Plan, PlanSpec, Policies, StepSpec, plan_of
+from agentraft_ray.protocol.plan import BudgetSpec, Plan, PlanSpec, Policies, StepSpec, fingerprint_of, plan_of
 from agentraft_ray.runtime.coordinator import Coordinator
 from agentraft_ray.runtime.environment import Breakers, Environment, Mirror
 from agentraft_ray.runtime.logs import RunLogs, checkpoints_of_log
@@ -104,6 +105,7 @@ def wrap(
     bounds = limits or settings.limits
     judge = verifier or settings.verifier or _default_verifier()
     _check_models(pipeline, judge, require_model)
+    _check_placement(pipeline)
     policy = BreakerPolicy(
         failure_threshold=5 if failure_threshold is _UNSET else failure_threshold,
         cooldown_s=30.0 if cooldown_seconds is _UNSET else cooldown_seconds,
@@ -122,6 +124,8 @@ def wrap(
         on_open=on_open,
     )
     run_store, mirror = _open_store(store if store is not None else settings.store, durability, bounds)
+    if isinstance(run_store, LoggedCheckpointStore):
+        run_store.own_log_view = partial(checkpoints_of_log, seal=seal)
     breakers = Breakers(policy, plain)
 
     def environment() -> Environment:
@@ -201,8 +205,14 @@ def plan_of_pipeline(
         limits.verifier_retry_delay_s,
         limits.verifier_timeout_s,
         limits.inline_bytes_max,
+        host_times_steps=True,
     )
-    return plan_of(PlanSpec(pipeline.name, tuple(steps), pipeline.repeats, policies))
+    try:
+        spec = PlanSpec(pipeline.name, tuple(steps), pipeline.repeats, policies)
+        fingerprint_of(spec)  # here, where what cannot be stored is the caller's mistake
+        return plan_of(spec)
+    except UnicodeEncodeError as error:
+        raise InvalidPipeline(f"pipeline {pipeline.name!r}: its name, a goal or a version holds a lone surrogate: {error}") from None
 
 
 def _default_verifier() -> Verifier:
@@ -242,6 +252,14 @@ def _check_models(pipeline: Pipeline, verifier: Verifier, require_model: bool) -
         warnings.warn(f"{what}; their certificates say so", stacklevel=3)
 
 
+def _check_placement(pipeline: Pipeline) -> None:
+    placed = [step.name for step in pipeline.block if step.num_cpus or step.num_gpus or step.resources]
+    if placed and "placement" not in _warned:
+        _warned.add("placement")
+        names = ", ".join(placed[:5])
+        warnings.warn(f"num_cpus, num_gpus and resources ({names}) place steps on a cluster; in one process they say nothing", stacklevel=3)
+
+
 def _open_store(store: CheckpointStore | str | Path | None, durability: str | None, limits: Limits) -> tuple[RunStore, Mirror | None]:
     if store is None:
         store = os.environ.get("REDIS_URL") or "memory"
@@ -250,7 +268,12 @@ def _open_store(store: CheckpointStore | str | Path | None, durability: str | No
             raise InvalidConfig(f"durability={durability!r} was asked of a store made with {store.durability!r}; say it there")
         return store, None
     if isinstance(store, CheckpointStore):
-        return InMemoryCheckpointStore(limits=limits), Mirror(store)
+        if durability not in {None, "memory"}:
+            raise InvalidConfig(
+                f"durability={durability!r} was asked for, but {type(store).__name__} is a checkpoint store of your own: it mirrors a log "
+                "that lies in memory. Pass store='embedded' or a server's URL for a durable log"
+            )
+        return InMemoryCheckpointStore(limits=limits), Mirror(store, limits.mirror_wait_s)
     if str(store) == "memory":
         if durability not in {None, "memory"}:
             raise InvalidConfig(f"durability={durability!r} needs a durable store: store='embedded' or a server's URL")

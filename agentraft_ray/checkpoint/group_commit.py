@@ -73,7 +73,7 @@ class GroupCommit:
         self._wait_ms = wait_ms
         self._queue: deque[Write] = deque()
         self._moves: list[str] = []
-        self._room = asyncio.Semaphore(2 * limits.batch_runs_max)
+        self._room = asyncio.Semaphore(limits.queued_appends_max)
         self._flusher: asyncio.Task[None] | None = None
         retention_ms = int(limits.retention_s * 1000)
         self._settings = (retention_ms, max(retention_ms, int(limits.idempotency_ttl_s * 1000), 1), limits.inbox_max)

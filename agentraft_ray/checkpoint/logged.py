@@ -23,6 +23,10 @@ class LoggedCheckpointStore(CheckpointStore, RunStore):
     """A run store that also answers the seed's calls. What is saved by hand never enters a log, nor hides in one."""
 
     log_view: ClassVar[LogView | None] = None
+    """The view for stores of plain logs."""
+
+    own_log_view: LogView | None = None
+    """The view for one store whose logs are sealed."""
 
     async def save(self, checkpoint: Checkpoint) -> None:
         """Add a checkpoint by hand. Raises OutputNotEncodable for what JSON cannot hold."""
@@ -40,7 +44,7 @@ class LoggedCheckpointStore(CheckpointStore, RunStore):
         texts = await self._saved_texts(check_run_id(task_id))
         if texts:
             return [Checkpoint.from_dict(json.loads(text)) for text in texts]
-        view = type(self).log_view
+        view = self.own_log_view or type(self).log_view
         return await view(self, task_id) if view else []
 
     async def rollback_to(self, task_id: str, step_index: int) -> None:

@@ -47,8 +47,10 @@ def _plain(result: VerificationResult, cost: Cost, verifier: str, limits: Limits
         raise ValueError(f"passed={result.passed!r} contradicts kind={kind!r}")
     if not isinstance(error_type, ErrorType) or (result.passed and error_type is not ErrorType.NONE):
         raise ValueError(f"passed={result.passed!r} contradicts error_type={error_type!r}")
-    if not isinstance(confidence, numbers.Real) or not 0.0 <= confidence <= 1.0:
-        raise ValueError(f"confidence={confidence!r} is no number from 0 to 1")
+    if type(confidence) is not float and not isinstance(confidence, numbers.Real):
+        raise TypeError(f"confidence is a {type(confidence).__name__}, not a number")
+    if not 0.0 <= confidence <= 1.0:
+        raise ValueError(f"confidence={confidence!r} is not between 0 and 1")
     if not isinstance(evidence, (tuple, list)):
         raise TypeError(f"evidence is a {type(evidence).__name__}, not a tuple")
     return VerificationResult(

@@ -14,6 +14,8 @@ from agentraft_ray.runtime.boundary import plain_text
 
 __all__ = ["approval_command", "cancel_command", "command_event"]
 
+_TEXT_CHARS_MAX = 2_000  # as long as a hint may be, since a note becomes one
+
 
 class _Body(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str
@@ -28,7 +30,7 @@ def command_event(command: Command) -> CommandReceived:
     """The machine's event for a command; what cannot be read is taken as one without effect, so that it leaves the inbox."""
     try:
         body = msgspec.msgpack.decode(command.body, type=_Body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError):
         body = _Body("unreadable")
     return CommandReceived(command.id, body.kind, body.step, body.lineage, body.output, body.by, body.note)
 
@@ -41,7 +43,7 @@ def approval_command(state: RunState, kind: str, step: str, by: str, note: str) 
     index = state.plan.index_of(step)
     if index is None:
         raise AgentRaftError(f"run {state.run_id}: pipeline {state.plan.spec.name!r} has no step {step!r}", step=step)
-    by, note = plain_text(by), plain_text(note)
+    by, note = plain_text(by, _TEXT_CHARS_MAX), plain_text(note, _TEXT_CHARS_MAX)
     lineage = state.history(index).lineage
     proposal = state.proposed.get(index)
     if proposal is not None and proposal.certificate is not None:

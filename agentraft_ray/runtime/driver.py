@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any
 
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Command
-from agentraft_ray.checkpoint.codec import decode_output
 from agentraft_ray.errors import AgentRaftError, LogCorrupted, LogRewound, OwnershipLost
-from agentraft_ray.pipeline import StepContext, Task
+from agentraft_ray.pipeline import StepContext
 from agentraft_ray.protocol.machine import RunMachine
 from agentraft_ray.protocol.messages import (
     AcquirePermit,
@@ -34,14 +33,12 @@ from agentraft_ray.protocol.messages import (
 )
 from agentraft_ray.protocol.records import RunParked, StepCommitted
 from agentraft_ray.protocol.state import RunState
-from agentraft_ray.runtime.boundary import described
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.environment import Environment
-from agentraft_ray.runtime.outputs import AncestorOutputs, History, RunOutputs
+from agentraft_ray.runtime.judging import judge, task_copy
+from agentraft_ray.runtime.outputs import AncestorOutputs, RunOutputs
 from agentraft_ray.runtime.results import Commits
-from agentraft_ray.runtime.steps import RunningStep, ends_us
-from agentraft_ray.taxonomy import VerificationResult
-from agentraft_ray.verifier.base import VerifyInput
+from agentraft_ray.runtime.steps import RunningStep
 
 __all__ = ["RunDriver"]
 
@@ -275,14 +272,13 @@ class RunDriver:
         environment, state = self.environment, self.state
         if environment.owner.is_late:
             await environment.owner.alive()
-        near = self._at_hand(command.step)
-        if near is None:
-            near = await self._fetch_parents(command.step)
+        parents = state.plan.parents(command.step)
+        near = self.outputs.at_hand(parents) or await self.outputs.fetch(parents)  # read before the step would block the loop
         if not self._machine.waits_for(command.call):  # called off before it began
             return []
         step, name = command.step, state.plan.name(command.step)
         context = StepContext(
-            task=self._task_copy(),
+            task=task_copy(state),
             outputs=AncestorOutputs(self.outputs, step, near),
             attempt=command.attempt,
             hint=command.hint,
@@ -301,16 +297,11 @@ class RunDriver:
         if not self._stopped.done() and self._call_off(running.call.number) is running:
             self._feed_and_go(running.timed_out())
 
-    def _task_copy(self) -> Task:
-        """The task as one reader may have it: what that does to the inputs reaches nobody else."""
-        task = self.state.task
-        return Task(task.goal, decode_output(task.inputs), task.id)
-
     async def _verify(self, command: Verify) -> list[Job]:
         if not self._machine.waits_for(command.call):
             return []
         started = time.perf_counter()
-        result = await self._tracked(command.call.number, self._judge(command))
+        result = await self._tracked(command.call.number, judge(self.environment, self.outputs, command))
         return self._after(VerdictReturned(command.call, result, time.perf_counter() - started))
 
     async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | None = None) -> Any:
@@ -332,45 +323,6 @@ class RunDriver:
         if task is not None and task is not asyncio.current_task():
             task.cancel()
         return running
-
-    def _at_hand(self, step: int) -> dict[int, bytes] | None:
-        return self.outputs.at_hand(self.state.plan.parents(step))
-
-    async def _fetch_parents(self, step: int) -> dict[int, bytes]:
-        """The outputs of a step's direct parents, read before anybody asks for them and would block the loop."""
-        return await self.outputs.fetch(self.state.plan.parents(step))
-
-    async def _judge(self, command: Verify) -> VerificationResult | None:
-        environment, outputs = self.environment, self.outputs
-        verifier, previous, payload = environment.verifier, command.previous, command.output
-        if payload is None:
-            record = await outputs.fetch_record(command.position)
-            previous, payload = record.certificate.verifier, record.output
-        data = payload.data if payload.data is not None else await outputs.fetch_payload(payload, command.position)
-        near = self._at_hand(command.step)
-        if near is None:
-            near = await self._fetch_parents(command.step)
-        try:
-            request = VerifyInput(
-                task=self._task_copy(),
-                step=environment.pipeline.steps[command.step],
-                output=outputs.decode(command.step, data),
-                history=History(outputs, command.step, near),
-                attempt=command.attempt,
-                deadline_s=command.timeout_s,
-            )
-            if previous:
-                result = await verifier.second_opinion(request, previous)
-                if result is None and command.output is not None:
-                    return None
-                result = result or await verifier.verify(request)
-            else:
-                result = await verifier.verify(request)
-        except BaseException as error:
-            if ends_us(error):
-                raise
-            return VerificationResult.fault(described(error), verifier=verifier.name)
-        return environment.checked(result)
 
     # --- time and the end --------------------------------------------------------------------------------------------------
 

@@ -78,13 +78,13 @@ class RunOutputs:
 
     # --- the same for the event loop, which nothing may block ----------------------------------------------------------------
 
-    def at_hand(self, steps: Iterable[int]) -> dict[int, bytes] | None:
-        """The encoded outputs of committed steps, if memory holds all of them."""
+    def at_hand(self, steps: Iterable[int]) -> dict[int, bytes]:
+        """The encoded outputs of committed steps, if memory holds all of them; else nothing."""
         found = {}
         for step in steps:
             kept = self._cache.get(step)
             if kept is None or kept[0] != self.state.position(step):
-                return None
+                return {}
             found[step] = kept[1]
         return found
 

@@ -70,7 +70,13 @@ class Owner:
 
     async def _renew(self) -> None:
         asked_at = time.monotonic()
-        await self._store.renew_lease(self.id, self._ttl_s)
+        try:
+            await self._store.renew_lease(self.id, self._ttl_s)
+        except StoreError:
+            raise
+        except Exception as error:  # the boundary to the store's code: a lease that fails for any reason is late
+            message = f"the lease of coordinator {self.id} was not renewed: {type(error).__name__}: {error}; resume its runs"
+            raise StoreError(message) from error
         self._renewed_at = asked_at
 
     async def _keep_alive(self) -> None:
@@ -80,5 +86,3 @@ class Owner:
                 await self._renew()
             except StoreError as error:  # the store's own deadline paces this; `is_late` stops dispatch meanwhile
                 _log.warning("the lease of coordinator %s was not renewed: %s", self.id, error)
-            except Exception:  # noqa: BLE001 - the boundary to the store's code: whatever it raised, the next renewal may go well
-                _log.exception("the lease of coordinator %s was not renewed", self.id)
