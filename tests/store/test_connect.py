@@ -249,9 +249,7 @@ def _certificates(directory: Path) -> None:
         certificate = builder.sign(authority, hashes.SHA256())
         (directory / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         (directory / f"{name}.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-            )
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
         )
 
 
@@ -481,9 +479,7 @@ async def test_the_promise_is_checked_against_the_server(
 
 
 @pytest.mark.parametrize("fsync", ["everysec", "always"])
-async def test_a_caller_that_can_wait_gets_the_barrier_of_a_server_that_fsyncs_later(
-    start: Callable[..., Server], fsync: str
-) -> None:
+async def test_a_caller_that_can_wait_gets_the_barrier_of_a_server_that_fsyncs_later(start: Callable[..., Server], fsync: str) -> None:
     client = connect(start("appendonly yes", f"appendfsync {fsync}").url, max_connections=1)
     barrier = await verify_durability(client, "fsync", can_wait=True)
     if fsync == "always":
