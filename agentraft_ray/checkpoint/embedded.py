@@ -30,7 +30,7 @@ from urllib.parse import quote
 from agentraft_ray.checkpoint.server_binary import environment, find_server, settings
 from agentraft_ray.errors import InvalidConfig, StoreUnavailable
 
-__all__ = ["EmbeddedServer", "ServerBinary", "default_directory", "find_server"]
+__all__ = ["EmbeddedServer", "default_directory"]
 
 _SOCKET_PATH_BYTES_MAX = 107  # sun_path is 108 bytes on Linux with its final NUL
 _STARTS_MAX = 3  # a server that somebody kills while it starts is started again this often

@@ -58,7 +58,7 @@ class Seal(Protocol):
 class PlainSeal:
     """No encryption: bytes are stored as they are and blobs are named by their digest."""
 
-    def seal(self, run_id: str, index: int, data: bytes) -> bytes:  # noqa: ARG002
+    def seal(self, run_id: str, index: int, data: bytes) -> bytes:
         """`data` itself."""
         return data
 
@@ -75,11 +75,11 @@ class PlainSeal:
         """The one name."""
         return (digest,)
 
-    def seal_blob(self, run_id: str, name: bytes, data: bytes) -> bytes:  # noqa: ARG002
+    def seal_blob(self, run_id: str, name: bytes, data: bytes) -> bytes:
         """`data` itself."""
         return data
 
-    def open_blob(self, run_id: str, name: bytes, data: bytes) -> bytes:  # noqa: ARG002
+    def open_blob(self, run_id: str, name: bytes, data: bytes) -> bytes:
         """`data` itself. Raises LogCorrupted if it is encrypted."""
         _refuse_sealed(data, run_id, None)
         return data

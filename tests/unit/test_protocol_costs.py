@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.scripted_runs import RUN, ScriptedRun
 
 from agentraft_ray.config import Budget
 from agentraft_ray.errors import ErrorType, InvalidConfig, LogCorrupted
@@ -12,6 +11,7 @@ from agentraft_ray.protocol.messages import StepReturned, VerdictReturned, Verif
 from agentraft_ray.protocol.plan import BudgetSpec, Policies, StepSpec
 from agentraft_ray.protocol.records import CommandTaken, RolledBack, SuspectCleared, decode_record
 from agentraft_ray.taxonomy import Cost, VerificationResult
+from tests.unit.scripted_runs import RUN, ScriptedRun
 
 
 def policies(**budget: object) -> Policies:
