@@ -114,7 +114,7 @@ class ServerCalls:
         async with here.leases if lease else here.reads:
             while True:
                 try:
-                    return await call(here.wire.client)
+                    return await _heeding_cancellation(call(here.wire.client))
                 except (RedisError, OSError) as error:
                     await here.wire.cure(await patience.bear(error, key), (TRANSITION, INDEX))
 
@@ -135,7 +135,7 @@ class ServerCalls:
         patience = Patience(self.shown_url, self._limits.store_wait_s)
         while True:
             try:
-                reply = await here.wire.exchange(key, command)
+                reply = await _heeding_cancellation(here.wire.exchange(key, command))
                 if isinstance(reply, Exception):
                     raise reply
                 return reply
@@ -156,6 +156,23 @@ class ServerCalls:
                 patience.bear_blocking(error, key)
                 if self._address.server is not None:
                     self._address.server.ensure()
+
+
+async def _heeding_cancellation(work: Awaitable[T]) -> T:
+    """Await a call of the client; a cancellation always comes through.
+
+    The client uses `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that arrives together with the reply
+    (CPython issue 86296): whoever cancelled would then wait for ever. In a task of its own it can only swallow that task's.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # nobody waits for what it says
+        raise
 
 
 async def _closing(wire: Wire) -> AsyncGenerator[None, None]:

@@ -214,7 +214,8 @@ class _WaitingCluster(redis.asyncio.RedisCluster):
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            await asyncio.wait_for(self._slots.acquire(), self._slot_wait_s)
+            async with asyncio.timeout(self._slot_wait_s):
+                await self._slots.acquire()
         except TimeoutError:
             raise redis.ConnectionError("No connection available.") from None
         try:

@@ -115,6 +115,7 @@ class Environment:
     threads: StepThreads
     owner: Owner
     mirror: Mirror | None = None
+    _checked: tuple[VerificationResult, VerificationResult] | None = None
 
     @cached_property
     def output_types(self) -> list[Any]:
@@ -122,5 +123,10 @@ class Environment:
         return [output_type(step.fn) for step in self.pipeline.block]
 
     def checked(self, result: object) -> VerificationResult:
-        """A verdict that makes sense, fits a log and says who gave it; what does not make sense is a verifier fault."""
-        return checked_verdict(result, self.verifier.name, self.limits)
+        """A verdict that makes sense, fits a log and says who gave it; what does not is a verifier fault."""
+        if self._checked is not None and self._checked[0] is result:  # fixed rules answer with one shared verdict
+            return self._checked[1]
+        verdict = checked_verdict(result, self.verifier.name, self.limits)
+        if isinstance(result, VerificationResult) and type(result.evidence) is tuple:
+            self._checked = (result, verdict)
+        return verdict

@@ -42,6 +42,27 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+async def test_a_cancellation_comes_through_although_the_client_swallows_it(server: TestServer) -> None:
+    """`asyncio.wait_for` before Python 3.12, which the client uses, drops a cancellation that arrives together with the reply."""
+
+    async def replies_when_cancelled(client: Any) -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "the reply"
+        return "too late"
+
+    async with asyncio.timeout(20):
+        store = store_on(server)
+        caller = asyncio.create_task(store._calls.read(replies_when_cancelled, "any"))
+        await asyncio.sleep(0)  # the call begins
+        while not caller.cancelled():
+            caller.cancel()
+            done, _ = await asyncio.wait([caller], timeout=1.0)
+            assert not done or caller.cancelled()
+        await store.close()
+
+
 # --- unknown outcomes ------------------------------------------------------------------------------------------------------
 
 
