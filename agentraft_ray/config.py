@@ -71,7 +71,7 @@ class Limits:
 
     inline_bytes_max: int = 64 * 1024  # an output over this goes to a blob, its digest to the record
     payload_bytes_max: int = 8 * 1024 * 1024  # an output over this is refused: one big value stalls a Redis server for all
-    batch_runs_max: int = 1024  # runs in one group commit
+    batch_runs_max: int = 256  # runs in one group commit: while the server works on one, the runs of the last work on their next steps
     queued_appends_max: int = 10_000  # appends that wait for a group commit; further ones wait for room
     batch_bytes_max: int = 4 * 1024 * 1024  # bytes in one group commit
     worker_losses_max: int = 3  # free re-dispatches of an attempt, then a lost worker counts as a failure of the step

@@ -52,14 +52,24 @@ class Write:
 class Parcel:
     """The writes of one batch that share a slot, as the command that carries them; made once, so that a retry repeats it."""
 
-    __slots__ = ("anchor", "command", "writes")
+    __slots__ = ("anchor", "answered", "command", "writes")
 
     def __init__(self, writes: list[Write], settings: tuple[int, ...]) -> None:
         keys = [key for write in writes for key in write.keys]
         items = b"".join([write.item for write in writes])
         self.anchor = keys[0]
         self.writes = writes
+        self.answered = False
         self.command = pack("EVALSHA", sha1(TRANSITION), len(keys), *keys, *settings, len(writes), items)
+
+    def is_over(self) -> bool:
+        """Nobody waits for it any more: it was answered, or all its callers have gone."""
+        return self.answered or all(write.future.done() for write in self.writes)
+
+
+def _settle_all(writes: Sequence[Write], answers: Sequence[Reply]) -> None:
+    for write, answer in zip(writes, answers, strict=True):
+        write.settle(answer)
 
 
 class GroupCommit:
@@ -110,6 +120,7 @@ class GroupCommit:
                 batch = self._take()
                 if batch:
                     await self._commit(batch)
+                    batch = []
                 if not self._queue or len(self._moves) >= 2 * _MOVES_MAX:
                     await self._send_moves()
         finally:
@@ -148,7 +159,7 @@ class GroupCommit:
                         write.settle(type(final)(str(final), **final.fields))
                     return
             again = True
-            parcels = [parcel for parcel in parcels if not all(write.future.done() for write in parcel.writes)]
+            parcels = [parcel for parcel in parcels if not parcel.is_over()]
 
     async def _bear(self, patience: Patience, error: Exception) -> None:
         remedy = await patience.bear(error)
@@ -168,10 +179,11 @@ class GroupCommit:
         for parcel in parcels:
             mark = self._keys.barrier(parcel.writes[0].run_id) if again else ""
             reply = await self._wire.exchange(parcel.anchor, parcel.command, self._wait_ms, mark)
+            parcel.answered = not isinstance(reply, Exception) or remedy_for(reply) is Remedy.NONE
             if not isinstance(reply, Exception):
-                for write, answer in zip(parcel.writes, reply, strict=True):
-                    write.settle(answer)
-            elif remedy_for(reply) is Remedy.NONE:
+                # The callers that this wakes take long together; what is queued must be on its way to the server before them.
+                asyncio.get_running_loop().call_soon(_settle_all, parcel.writes, reply)
+            elif parcel.answered:
                 for write in parcel.writes:
                     write.settle(store_error(reply, self._url, 0.0))
             else:

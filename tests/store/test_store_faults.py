@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -40,6 +41,15 @@ def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
+
+
+def free_cluster_port() -> str:
+    """A port whose 10,000th neighbour, on which cluster nodes talk to each other, exists and is free too."""
+    while True:
+        port = int(free_port())
+        with socket.socket() as bus, contextlib.suppress(OSError, OverflowError):
+            bus.bind(("127.0.0.1", port + 10_000))
+            return str(port)
 
 
 async def test_a_cancellation_comes_through_although_the_client_swallows_it(server: TestServer) -> None:
@@ -279,7 +289,7 @@ async def test_a_promoted_replica_that_lacks_the_tail_shows_that_the_log_was_rew
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[TestServer]:
-    with running(binaries()["bundled"], port=free_port(), bind="127.0.0.1", cluster_enabled="yes") as started:
+    with running(binaries()["bundled"], port=free_cluster_port(), bind="127.0.0.1", cluster_enabled="yes") as started:
         with started.client() as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         yield started
