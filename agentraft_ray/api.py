@@ -21,6 +21,7 @@ from agentraft_ray.errors import InvalidConfig, InvalidPipeline
 from agentraft_ray.events import Event
 from agentraft_ray.pipeline import Criticality, Pipeline
 from agentraft_ray.protocol.plan import BudgetSpec, Plan, PlanSpec, Policies, StepSpec, fingerprint_of, plan_of
+from agentraft_ray.runtime.blueprint import Blueprint
 from agentraft_ray.runtime.coordinator import Coordinator
 from agentraft_ray.runtime.environment import Breakers, Environment, Mirror
 from agentraft_ray.runtime.logs import RunLogs, checkpoints_of_log
@@ -126,23 +127,12 @@ def wrap(
     run_store, mirror = _open_store(store if store is not None else settings.store, durability, bounds)
     if isinstance(run_store, LoggedCheckpointStore):
         run_store.own_log_view = partial(checkpoints_of_log, seal=seal)
+    blueprint = Blueprint(pipeline, plan, judge, bounds, policy, plain)
     breakers = Breakers(policy, plain)
 
     def environment() -> Environment:
-        logs = RunLogs(run_store, seal)
-        return Environment(
-            pipeline,
-            plan,
-            judge,
-            run_store,
-            seal,
-            logs,
-            bounds,
-            breakers,
-            StepThreads(bounds.step_threads_max),
-            Owner(run_store, bounds.lease_ttl_s),
-            mirror,
-        )
+        logs, threads = RunLogs(run_store, seal), StepThreads(bounds.step_threads_max)
+        return Environment(blueprint, run_store, seal, logs, breakers, threads, Owner(run_store, bounds.lease_ttl_s), mirror)
 
     owns_store = not isinstance(store if store is not None else settings.store, RunStore)
     return Coordinator(environment, on_event or settings.on_event, owns_store=owns_store)

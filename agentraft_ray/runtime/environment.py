@@ -6,12 +6,10 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from agentraft_ray.breaker import BreakerPolicy, CircuitBreaker, Permit, ScopedBreakers
 from agentraft_ray.checkpoint.base import Checkpoint, CheckpointStore, RunStore
-from agentraft_ray.checkpoint.codec import output_type
 from agentraft_ray.checkpoint.seal import Seal
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import CircuitBreakerOpen
@@ -21,6 +19,7 @@ from agentraft_ray.protocol.messages import AcquirePermit, PermitDenied, PermitG
 from agentraft_ray.protocol.plan import Plan
 from agentraft_ray.protocol.records import Record, RolledBack, StepCommitted
 from agentraft_ray.protocol.state import RunState
+from agentraft_ray.runtime.blueprint import Blueprint
 from agentraft_ray.runtime.boundary import checked_verdict
 from agentraft_ray.runtime.logs import RunLogs
 from agentraft_ray.runtime.outputs import RunOutputs
@@ -102,25 +101,38 @@ class Mirror:
 
 @dataclass
 class Environment:
-    """One coordinator in one event loop."""
+    """One coordinator in one event loop: a blueprint over a store."""
 
-    pipeline: Pipeline
-    plan: Plan
-    verifier: Verifier
+    blueprint: Blueprint
     store: RunStore
     seal: Seal
     logs: RunLogs
-    limits: Limits
     breakers: Breakers
     threads: StepThreads
     owner: Owner
     mirror: Mirror | None = None
     _checked: tuple[VerificationResult, VerificationResult] | None = None
 
-    @cached_property
+    @property
+    def pipeline(self) -> Pipeline:
+        return self.blueprint.pipeline
+
+    @property
+    def plan(self) -> Plan:
+        return self.blueprint.plan
+
+    @property
+    def verifier(self) -> Verifier:
+        return self.blueprint.verifier
+
+    @property
+    def limits(self) -> Limits:
+        return self.blueprint.limits
+
+    @property
     def output_types(self) -> list[Any]:
         """The type that each step of the block declares for its output, or None."""
-        return [output_type(step.fn) for step in self.pipeline.block]
+        return self.blueprint.output_types
 
     def checked(self, result: object) -> VerificationResult:
         """A verdict that makes sense, fits a log and says who gave it; what does not is a verifier fault."""

@@ -46,6 +46,13 @@ class Verifier(ABC):
     async def verify(self, request: VerifyInput) -> VerificationResult:
         """Judge `request.output`. An exception counts as a verifier fault: it is neither a pass nor billed to the agent."""
 
+    def verify_now(self, request: VerifyInput) -> VerificationResult | None:
+        """The verdict of `verify` where it takes no waiting and next to no time, else None: ask `verify` then.
+
+        A host that serves thousands of runs calls this on its event loop; only verifiers of fixed, fast rules answer here.
+        """
+        return None
+
     async def second_opinion(self, request: VerifyInput, previous: str) -> VerificationResult | None:
         """A verdict by another mechanism than the verifier named `previous`; None where there is none."""
         return None

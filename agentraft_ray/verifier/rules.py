@@ -85,6 +85,9 @@ class RulesVerifier(Verifier):
         )
 
     async def verify(self, request: VerifyInput) -> VerificationResult:
+        return self.verify_now(request)
+
+    def verify_now(self, request: VerifyInput) -> VerificationResult:
         output = request.output
         if is_empty(output):
             return self._reject("the output is empty", "The output is empty. Return the result that the step asks for.")

@@ -70,6 +70,16 @@ class TieredVerifier(Verifier):
         criticality = request.step.criticality
         return await self._climb(request, self._above(criticality), criticality is not Criticality.LOW)
 
+    def verify_now(self, request: VerifyInput) -> VerificationResult | None:
+        """The verdict of L1, where no tier above it has a say."""
+        verdict = self.l1.verify_now(request)
+        if verdict is None or verdict.kind is VerdictKind.FAULT:
+            return verdict
+        criticality = request.step.criticality
+        above = self._above(criticality)
+        goes_above = criticality is not Criticality.LOW and verdict.passed
+        return None if above and (goes_above or self._is_doubtful(verdict)) else verdict
+
     async def second_opinion(self, request: VerifyInput, previous: str) -> VerificationResult | None:
         """The verdict of the strongest tier that is not `previous`, behind L1 as always; None where there is no such tier."""
         for tier in (self.l3, self.l2):
