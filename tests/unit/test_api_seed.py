@@ -257,9 +257,9 @@ def test_settings_that_cannot_be_are_refused_and_none_is_ignored() -> None:
 
 
 def test_high_steps_without_a_model_warn_once_and_require_model_refuses() -> None:
-    from agentraft_ray import api
+    from agentraft_ray.runtime import blueprint
 
-    api._warned.clear()
+    blueprint._warned.clear()
     pipeline = Pipeline([Step("a", lambda ctx: "x", criticality=Criticality.HIGH)])
     with pytest.warns(UserWarning, match="judged by rules alone"):
         wrap(pipeline)
