@@ -85,12 +85,21 @@ class RunLogs:
 
         Raises RunIdConflict when the id stands for another task or pipeline, RunExpired when only a tombstone is left.
         """
+        wanted, stored, state = self.admission(run_id, task, plan)
+        created, meta = await self.store.admit(run_id, wanted, stored, state.head)
+        self.check_admitted(run_id, wanted, meta)
+        return created, meta, state
+
+    def admission(self, run_id: str, task: TaskRecord, plan: Plan) -> tuple[bytes, bytes, RunState]:
+        """What admits a run: its digest, its first record as it is stored, and the state that it leads to."""
         record = RunAdmitted(run_id, task, plan.spec, plan.fingerprint, time.time())
         stored = self.seal.seal(run_id, 0, encode_record(record))
         state = RunState(run_id)
         state.apply(record, stored)
-        wanted = admission_digest(task, plan)
-        created, meta = await self.store.admit(run_id, wanted, stored, state.head)
+        return admission_digest(task, plan), stored, state
+
+    def check_admitted(self, run_id: str, wanted: bytes, meta: RunMeta) -> None:
+        """Raise RunIdConflict or RunExpired where the run that stands in the store is not the one that was to be admitted."""
         if meta.admission != wanted:
             raise RunIdConflict(
                 f"run {run_id!r} was admitted before with another task or pipeline; use another run id, or resume that run",
@@ -102,7 +111,6 @@ class RunLogs:
                 run_id=run_id,
                 outcome=meta.outcome,
             )
-        return created, meta, state
 
     async def claim(self, run_id: str, owner: str, meta: RunMeta, remembered: int, admitted: RunState | None) -> Answer:
         """Take the run over as it stands in `meta`. Only after the claim stands may the log be read.
@@ -110,14 +118,19 @@ class RunLogs:
         `remembered` = the highest epoch that this process knows of. A state that equals the log before the claim (a run that was
         admitted just now) may be given as `admitted`; it then takes the claim in and need not be read.
         """
+        entry, record = self.claim_entry(run_id, owner, meta, remembered)
+        answer = await self.store.append(entry)
+        if answer.kind is AnswerKind.APPENDED and admitted is not None:
+            admitted.apply(record, entry.records[0])
+        return answer
+
+    def claim_entry(self, run_id: str, owner: str, meta: RunMeta, remembered: int) -> tuple[AppendEntry, OwnerClaimed]:
+        """The append that takes a run over as it stands in `meta`, and the record in it."""
         token = OwnerToken(max(meta.token.epoch, remembered) + 1, owner)
         record = OwnerClaimed(token.epoch, token.owner, time.time())
         stored = self.seal.seal(run_id, meta.index, encode_record(record))
         head = chain(meta.head, stored)
-        answer = await self.store.append(AppendEntry(run_id, token, head, meta.index, meta.head, (stored,), head, claim=meta.token))
-        if answer.kind is AnswerKind.APPENDED and admitted is not None:
-            admitted.apply(record, stored)
-        return answer
+        return AppendEntry(run_id, token, head, meta.index, meta.head, (stored,), head, claim=meta.token), record
 
     async def meta(self, run_id: str) -> RunMeta:
         """The run as it stands. Raises RunNotFound."""

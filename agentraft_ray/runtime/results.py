@@ -15,7 +15,7 @@ from agentraft_ray.result import RunResult, StepRun
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.taxonomy import Cost, VerificationResult
 
-__all__ = ["Commits", "error_result", "result_of"]
+__all__ = ["Commits", "error_result", "result_of", "standing_of", "steps_of"]
 
 
 class Commits:
@@ -50,33 +50,43 @@ class Commits:
 
 async def result_of(state: RunState, outputs: RunOutputs, commits: Commits, started: float) -> RunResult:
     """The result of a run as its log stands now; `started` = `time.perf_counter()` at its begin."""
-    finished, plan = state.finished, state.plan
-    success = finished is not None and finished.outcome == "succeeded"
-    steps: Sequence[StepRun] = _LoggedSteps(state, outputs)
-    if commits.by_step is not None:
-        steps = [_step_run(state, outputs, step, commits.by_step.get(step)) for step in range(plan.size)]
-    last = plan.size - 1
+    result = standing_of(state)
+    result.elapsed_ms = (time.perf_counter() - started) * 1000.0
+    last = state.plan.size - 1
+    if result.success:
+        result.output = outputs.decode(last, (await outputs.fetch((last,)))[last])
+    result.steps = steps_of(state, outputs, commits)
+    return result
+
+
+def steps_of(state: RunState, outputs: RunOutputs, commits: Commits) -> Sequence[StepRun]:
+    """How each step went; those of a run too long to hold are read from the log on access."""
+    if commits.by_step is None:
+        return _LoggedSteps(state, outputs)
+    return [_step_run(state, outputs, step, commits.by_step.get(step)) for step in range(state.plan.size)]
+
+
+def standing_of(state: RunState) -> RunResult:
+    """How a run stands: its result without outputs, steps and elapsed time."""
+    finished = state.finished
     result = RunResult(
         task_id=state.run_id,
-        success=success,
-        output=outputs.decode(last, (await outputs.fetch((last,)))[last]) if success else None,
-        steps=steps,
+        success=finished is not None and finished.outcome == "succeeded",
         rollbacks=state.thrown_away + state.rollbacks,
-        elapsed_ms=(time.perf_counter() - started) * 1000.0,
         verified_count=state.committed,
-        steps_total=plan.size,
+        steps_total=state.plan.size,
         cost=state.cost,
     )
     if finished is None and state.parked is None:
         result.status, result.error_kind, result.error_fields = "running", "RunWaiting", {"run_id": state.run_id, "reason": "running"}
     elif finished is None:
+        reasons = "; ".join(state.parked or ())
         result.status = "waiting"
         result.waiting_for = state.parked or ()
         result.error_kind = _waiting_kind(result.waiting_for)
-        result.error_fields = {"run_id": state.run_id, "reason": "; ".join(result.waiting_for)}
-        reasons = "; ".join(result.waiting_for)
+        result.error_fields = {"run_id": state.run_id, "reason": reasons}
         result.error = f"{result.error_kind}: the run waits for {reasons}; resume it when that has changed"
-    elif not success:
+    elif not result.success:
         result.status = "cancelled" if finished.outcome == "cancelled" else "failed"
         result.error_kind = finished.error.kind if finished.error else "AgentRaftError"
         result.error = f"{result.error_kind}: {finished.error.message}" if finished.error else finished.outcome

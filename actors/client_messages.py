@@ -1,0 +1,83 @@
+"""What a program that uses a cluster and the shards say to each other: submissions, and notices about how runs go on."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agentraft_ray.protocol.messages import Announce
+from agentraft_ray.protocol.records import TaskRecord
+from agentraft_ray.taxonomy import FREE, Cost
+
+__all__ = ["Accepted", "Attached", "Collected", "Failed", "Notice", "Outcome", "Submission", "Told"]
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The base of all messages."""
+
+
+class Submission(_Message, frozen=True):
+    """Run a task, or go on with it. `task` is None for a run that must exist. `listening`: its events are wanted."""
+
+    run_id: str
+    definition: bytes
+    task: TaskRecord | None
+    listening: bool = False
+
+
+class Accepted(_Message, frozen=True):
+    """The run exists, durably; or why it does not: an error class of ours, its text and its fields."""
+
+    run_id: str
+    created: bool = False
+    error: str = ""
+    message: str = ""
+    fields: dict[str, str | int | float | bool | None] = {}
+
+
+class Outcome(_Message, frozen=True, tag=1):
+    """How a run ended, or what it waits for (`status` "waiting"). `output` = the encoded output of a run that succeeded."""
+
+    run_id: str
+    status: str
+    output: bytes | None = None
+    verified: int = 0
+    steps_total: int = 0
+    rollbacks: int = 0
+    cost: Cost = FREE
+    error_kind: str = ""
+    error: str | None = None
+    error_fields: dict[str, str | int | float | bool | None] = {}
+    waiting_for: tuple[str, ...] = ()
+
+
+class Told(_Message, frozen=True, tag=2):
+    """An event of a run."""
+
+    run_id: str
+    announce: Announce
+
+
+class Attached(_Message, frozen=True, tag=3):
+    """From log position `index` on, the events of this run come as `Told`; what is before it stands in the log."""
+
+    run_id: str
+    index: int
+
+
+class Failed(_Message, frozen=True, tag=4):
+    """The shard cannot go on with a run: an error class of ours, its text and its fields. The run's log is as it was."""
+
+    run_id: str
+    error: str
+    message: str
+    fields: dict[str, str | int | float | bool | None] = {}
+
+
+Notice = Outcome | Told | Attached | Failed
+
+
+class Collected(_Message, frozen=True):
+    """What a client was told in one go. Another `incarnation` than last time: the shard knows nothing of what came before."""
+
+    incarnation: str
+    notices: list[Notice]

@@ -1,0 +1,128 @@
+"""What a coordinator shard holds in memory: the programs that it hosts, and the runs that it owns. All of it can be lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentraft_ray.actors.definitions import load_blueprint
+from agentraft_ray.actors.names import group_of
+from agentraft_ray.checkpoint.base import Answer, AppendEntry, RunStore
+from agentraft_ray.checkpoint.seal import Seal
+from agentraft_ray.protocol.machine import RunMachine
+from agentraft_ray.protocol.messages import Ready
+from agentraft_ray.protocol.records import StepCommitted
+from agentraft_ray.protocol.state import RunState
+from agentraft_ray.runtime.acknowledged import Acknowledged
+from agentraft_ray.runtime.boundary import checked_verdict
+from agentraft_ray.runtime.outputs import RunOutputs
+from agentraft_ray.taxonomy import VerificationResult
+
+__all__ = ["LiveRun", "Program"]
+
+
+class Program:
+    """A definition as this process hosts it: its blueprint, and the group of workers of each step of its block."""
+
+    def __init__(self, definition: bytes) -> None:
+        """Raises what loading the definition raises."""
+        self.definition = definition
+        self.blueprint = load_blueprint(definition)
+        self.plan = self.blueprint.plan
+        self.fingerprint = self.plan.fingerprint
+        self.groups = tuple(
+            group_of(step.num_cpus, step.num_gpus, dict(step.resources or {}), step.isolate) for step in self.blueprint.pipeline.block
+        )
+        self.committed = 0  # steps of all its runs, since this process began
+        self._checked: tuple[VerificationResult, VerificationResult] | None = None
+
+    def checked(self, result: VerificationResult) -> VerificationResult:
+        """A verdict of this process's own rules, made fit for a log; fixed rules answer with one shared verdict."""
+        if self._checked is not None and self._checked[0] is result:
+            return self._checked[1]
+        verdict = checked_verdict(result, self.blueprint.verifier.name, self.blueprint.limits)
+        self._checked = (result, verdict)
+        return verdict
+
+
+class LiveRun:
+    """One run that this shard owns: its machine, and what belongs to this life of it.
+
+    `client` hears how it goes on. `ready` = what waits for the append that is in flight or queued. `tickets` maps the numbers of
+    open calls to the tickets under which they are with a worker or verifier. `wake_at` = when the timer rings for it.
+    """
+
+    __slots__ = (
+        "acknowledged",
+        "client",
+        "is_gone",
+        "listening",
+        "machine",
+        "outputs",
+        "program",
+        "ready",
+        "run_id",
+        "seen",
+        "state",
+        "tickets",
+        "told_waiting",
+        "wake_at",
+    )
+
+    def __init__(self, program: Program, state: RunState, client: str, listening: bool, store: RunStore, seal: Seal) -> None:
+        self.run_id = state.run_id
+        self.program = program
+        self.state = state
+        self.client = client
+        self.listening = listening
+        self.machine = RunMachine(state, seal=seal.seal, listening=listening)
+        blueprint = program.blueprint
+        self.outputs = RunOutputs(state, blueprint.output_types, store, seal, blueprint.limits.cached_outputs_bytes_max)
+        self.ready: Ready | None = None
+        self.tickets: dict[int, int] = {}
+        self.seen: set[str] | None = None
+        self.told_waiting: tuple[str, ...] | None = None
+        self.wake_at: float | None = None
+        self.acknowledged = Acknowledged(state.token, state.index, state.head)
+        self.is_gone = False
+
+    def entry(self, seal: Seal) -> AppendEntry:
+        """The append that `ready` asks for."""
+        ready, run_id = self.ready, self.run_id
+        assert ready is not None
+        blobs: tuple[tuple[bytes, bytes], ...] = ()
+        if ready.blobs:
+            named = [(seal.blob_name(digest), data) for digest, data in ready.blobs]
+            blobs = tuple((name, seal.seal_blob(run_id, name, data)) for name, data in named)
+        return AppendEntry(
+            run_id,
+            ready.token,
+            ready.new_head,
+            ready.index,
+            ready.head,
+            ready.records,
+            ready.new_head,
+            None,
+            blobs,
+            tuple([seal.blob_name(digest) for digest in ready.needs]) if ready.needs else (),
+            ready.taken,
+            ready.status,  # type: ignore[arg-type]
+            ready.outcome,
+        )
+
+    def appended(self, answer: Answer) -> tuple[Any, ...]:
+        """The append stands: remember it and the outputs that it committed; the commands that may now be acted on."""
+        ready = self.ready
+        assert ready is not None
+        self.ready = None
+        self.acknowledged = Acknowledged(answer.token, answer.index, answer.head)
+        position = ready.index
+        for record in ready.decided:
+            if type(record) is StepCommitted:
+                self.program.committed += 1
+                data = record.output.data
+                if data is None:
+                    data = next((blob for digest, blob in ready.blobs if digest == record.output.digest), None)
+                if data is not None:
+                    self.outputs.keep(record.certificate.step, position, data)
+            position += 1
+        return ready.commands

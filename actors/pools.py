@@ -1,0 +1,281 @@
+"""The caller's side of an exchange: requests wait in one queue per pool, every peer of the pool takes as many as it has room for.
+
+A lone request goes at once to the peer with the least to do; batches form only while the last ones are on their way. Whatever is
+open at a peer that is lost comes back as lost; the pool waits for the peer and goes on with the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+from agentraft_ray.actors.messages import Judge, Loaded, Pong, Raised, Reply, Returning, Unloaded, Work, decode, encode
+from agentraft_ray.actors.peers import Peer, PeerLost
+from agentraft_ray.errors import AgentRaftError
+from agentraft_ray.taxonomy import FailureCause
+
+__all__ = ["Pool"]
+
+_log = logging.getLogger("agentraft_ray")
+
+Request = Work | Judge
+
+_BATCH_MAX = 256
+_IN_FLIGHT_MAX = 2  # one exchange is worked on while the next one is on its way
+_STALL_S = 10.0  # an exchange that is not back after this makes us ask whether its peer lives
+_PING_S = 5.0
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+
+
+class Pool:
+    """Sends requests to any of its peers and hands replies on as they come.
+
+    `on_replies` gets what came back, `on_lost` the requests that were open at a peer that was lost. `definitions` gives the encoded
+    definition to load at a peer that does not know it. `credits` bounds what one peer holds at a time.
+    """
+
+    def __init__(
+        self,
+        client: str,
+        peers: Sequence[Peer],
+        definitions: Callable[[bytes], bytes | None],
+        on_replies: Callable[[Sequence[Reply]], None],
+        on_lost: Callable[[Sequence[Request]], None],
+        *,
+        credits_max: int = 2_000,
+    ) -> None:
+        self.client = client
+        self.definitions = definitions
+        self.on_replies = on_replies
+        self.on_lost = on_lost
+        self.credits_max = credits_max
+        self.queue: deque[Request] = deque()
+        self.alone: deque[Request] = deque()
+        self.messages = 0
+        self.is_held = False
+        self._lanes = [_Lane(self, peer) for peer in peers]
+        self._is_waking = False
+
+    @property
+    def peers(self) -> list[str]:
+        """The names of the peers."""
+        return [lane.peer.name for lane in self._lanes]
+
+    @property
+    def open(self) -> int:
+        """Requests that are with a peer or wait for one."""
+        return len(self.queue) + len(self.alone) + sum(len(lane.open) for lane in self._lanes)
+
+    def send(self, request: Request, *, alone: bool = False) -> None:
+        """Queue a request; it leaves when the caller has queued all that it has now. `alone`: to a peer that does nothing else."""
+        (self.alone if alone else self.queue).append(request)
+        if not self._is_waking:
+            self._is_waking = True
+            asyncio.get_running_loop().call_soon(self._wake)
+
+    def cancel(self, ticket: int) -> bool:
+        """Nobody waits for this request any more. True: it was never sent; else it is stopped, and its reply still comes."""
+        for lane in self._lanes:
+            if ticket in lane.open:
+                lane.cancel(ticket)
+                return False
+        for queue in (self.queue, self.alone):
+            for request in queue:
+                if request.ticket == ticket:
+                    queue.remove(request)
+                    return True
+        return False
+
+    def replace_peers(self, peers: Iterable[Peer]) -> None:
+        """Add the peers that are new; those that are gone are lost by themselves."""
+        known = set(self.peers)
+        self._lanes += [_Lane(self, peer) for peer in peers if peer.name not in known]
+        self._wake()
+
+    def hold(self, is_held: bool) -> None:
+        """Send nothing new, or go on sending: a coordinator whose lease is late must not start what others may own by now."""
+        self.is_held = is_held
+        if not is_held:
+            self._wake()
+
+    def close(self) -> None:
+        """Stop everything; what is open is nobody's business any more."""
+        for lane in self._lanes:
+            lane.close()
+
+    def _wake(self) -> None:
+        self._is_waking = False
+        if self.is_held:
+            return
+        reserved = next((lane for lane in self._lanes if lane.is_up and not lane.open), None) if self.alone else None
+        if reserved is not None:
+            reserved.push([self.alone.popleft()], is_alone=True)
+        for lane in sorted((lane for lane in self._lanes if lane.has_room), key=_Lane.load):
+            if not self.queue:
+                break
+            share = -(-len(self.queue) // max(1, sum(other.has_room for other in self._lanes)))
+            lane.push([self.queue.popleft() for _ in range(min(share, _BATCH_MAX, lane.room, len(self.queue)))])
+
+
+class _Lane:
+    """One peer: what is open there, and the exchanges that are on their way."""
+
+    def __init__(self, pool: Pool, peer: Peer) -> None:
+        self.pool = pool
+        self.peer = peer
+        self.open: dict[int, Request] = {}
+        self.is_up = True
+        self._in_flight = 0
+        self._is_exclusive = False
+        self._loading: set[bytes] = set()
+        self._life = 0  # counts the times that the peer was lost; replies and failures of an earlier life mean nothing
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def load(self) -> int:
+        return len(self.open)
+
+    @property
+    def room(self) -> int:
+        return self.pool.credits_max - len(self.open)
+
+    @property
+    def has_room(self) -> bool:
+        # While something waits for a peer of its own, one that is almost free stays free for it.
+        is_kept_free = bool(self.pool.alone) and self is self.pool._lanes[0]
+        return self.is_up and self._in_flight < _IN_FLIGHT_MAX and self.room > 0 and not self._is_exclusive and not is_kept_free
+
+    def push(self, requests: list[Request], *, is_alone: bool = False) -> None:
+        self._is_exclusive = is_alone
+        for request in requests:
+            self.open[request.ticket] = request
+        self._start(requests)
+
+    def cancel(self, ticket: int) -> None:
+        self._spawn(self._cancel(ticket))
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def _start(self, requests: list[Request]) -> None:
+        self._in_flight += 1
+        self._spawn(self._exchange(requests))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _exchange(self, requests: list[Request]) -> None:
+        life = self._life
+        self.pool.messages += 1
+        try:
+            replies = await self._call(requests)
+        except (PeerLost, AgentRaftError) as error:
+            if life == self._life:
+                self._lost(error)
+            return
+        if life != self._life:
+            return
+        self._in_flight -= 1
+        self._take(replies)
+        if not self.open:
+            self._is_exclusive = False
+        self.pool._wake()
+        if self.open and not self._in_flight:
+            self._start([])
+
+    async def _call(self, requests: list[Request]) -> list[Reply]:
+        call = asyncio.ensure_future(self.peer.call("exchange", self.pool.client, encode(requests)))
+        try:
+            while True:
+                done, _ = await asyncio.wait([call], timeout=_STALL_S)
+                if done:
+                    return decode(call.result(), list[Reply])
+                await self._ping()
+        finally:
+            call.cancel()
+
+    async def _ping(self) -> None:
+        """Raises PeerLost when the peer does not even say that it is busy."""
+        try:
+            async with asyncio.timeout(_PING_S):
+                decode(await self.peer.call("ping"), Pong)
+        except TimeoutError:
+            raise PeerLost(f"actor {self.peer.name} does not answer", peer=self.peer.name) from None
+
+    def _take(self, replies: list[Reply]) -> None:
+        good: list[Reply] = []
+        unloaded: dict[bytes, list[Request]] = {}
+        for reply in replies:
+            request = self.open.get(reply.ticket)
+            if request is None:
+                continue
+            kind = type(reply)
+            if kind is Unloaded:
+                unloaded.setdefault(request.definition, []).append(request)
+                continue
+            del self.open[reply.ticket]
+            if kind is Returning:
+                self.pool.queue.appendleft(request)
+            else:
+                good.append(reply)
+        for definition, requests in unloaded.items():
+            self._spawn(self._load(definition, requests))
+        if good:
+            self.pool.on_replies(good)
+
+    async def _load(self, definition: bytes, requests: list[Request]) -> None:
+        """Have the peer load a definition, then send again what it could not do without it."""
+        life, data = self._life, self.pool.definitions(definition)
+        try:
+            loaded = Loaded(b"", "InvalidConfig", "its definition is not known here any more") if data is None else None
+            loaded = loaded or decode(await self.peer.call("load", data), Loaded)
+        except (PeerLost, AgentRaftError) as error:
+            if life == self._life:
+                self._lost(error)
+            return
+        if life != self._life:
+            return
+        again = [request for request in requests if request.ticket in self.open]
+        if loaded.fingerprint == definition:
+            self._start(again)
+            return
+        why = loaded.message or "its modules make another pipeline than the one that was admitted"
+        text = f"worker {self.peer.name} cannot load the pipeline: {loaded.error or 'FingerprintMismatch'}: {why}"
+        for request in again:
+            del self.open[request.ticket]
+        self.pool.on_replies([Raised(request.ticket, FailureCause.RAISED.value, text, final=True) for request in again])
+
+    def _lost(self, error: Exception) -> None:
+        """The peer is gone: what was open there is lost; come back to it when it answers again."""
+        self._life += 1
+        self._in_flight, self.is_up, self._is_exclusive = 0, False, False
+        lost, self.open = list(self.open.values()), {}
+        _log.warning("%s; %d requests that were open there are sent again", error, len(lost))
+        self._spawn(self._come_back())
+        self.pool.on_lost(lost)
+
+    async def _come_back(self) -> None:
+        pauses = iter(_PAUSES_S)
+        down_since = time.monotonic()
+        while True:
+            await asyncio.sleep(next(pauses, 1.0))
+            try:
+                await self._ping()
+                break
+            except (PeerLost, AgentRaftError):
+                continue
+        _log.info("%s is back after %.1f s", self.peer.name, time.monotonic() - down_since)
+        self.is_up = True
+        self.pool._wake()
+
+    async def _cancel(self, ticket: int) -> None:
+        try:
+            await self.peer.call("cancel", self.pool.client, [ticket])
+        except (PeerLost, AgentRaftError) as error:
+            _log.debug("a cancelled request may still run: %s", error)

@@ -1,0 +1,381 @@
+"""The loop of a coordinator without its waiting: replies, answers and time go in; appends, requests and notices come out.
+
+A thin host of the protocol's machines. It holds thousands of runs, never waits, and does what it does for one run to its end: feeds
+the machine, judges by rules where that is all it takes, and leaves what is to be sent in queues that its actor empties in batches.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from agentraft_ray.actors.live import LiveRun
+from agentraft_ray.actors.messages import Judge, Judged, Raised, Reply, Returned, Work
+from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Command
+from agentraft_ray.checkpoint.codec import decode_output
+from agentraft_ray.checkpoint.seal import Seal
+from agentraft_ray.errors import StoreError
+from agentraft_ray.pipeline import Task
+from agentraft_ray.protocol.messages import (
+    AcquirePermit,
+    Announce,
+    AnyCommand,
+    AnyEvent,
+    CancelAttempt,
+    PermitDenied,
+    PermitGranted,
+    ReleasePermit,
+    RunStep,
+    StepRaised,
+    StepReturned,
+    Tick,
+    VerdictReturned,
+    Verify,
+    WorkerLost,
+)
+from agentraft_ray.protocol.records import Payload, TaskRecord
+from agentraft_ray.runtime.commands import command_event
+from agentraft_ray.runtime.outputs import History
+from agentraft_ray.taxonomy import FailureCause, VerificationResult
+from agentraft_ray.verifier.base import VerifyInput
+
+__all__ = ["Breakers", "Requests", "Shard"]
+
+_log = logging.getLogger("agentraft_ray")
+
+_TRAVELS_BYTES_MAX = 64 * 1024  # what is longer is read from the store by whoever needs it
+_TASK_BYTES_MAX = 16 * 1024
+_JUDGES_LOST_MAX = 3
+
+
+class Requests(Protocol):
+    """A pool of workers or verifiers. True from `cancel`: it was never sent; else its reply still comes."""
+
+    def send(self, request: Work | Judge, *, alone: bool = False) -> None: ...
+
+    def cancel(self, ticket: int) -> bool: ...
+
+
+class Breakers(Protocol):
+    """The cluster's breakers as a shard sees them. None from `acquire`: the answer comes later, as an event."""
+
+    def acquire(self, command: AcquirePermit, live: LiveRun, now: float) -> PermitGranted | PermitDenied | None: ...
+
+    def settle(self, permit: object, outcome: str, now: float) -> None: ...
+
+
+class Shard:
+    """The runs of one coordinator. `clock` gives seconds since the epoch. Set the `on_*` hooks before the first run comes."""
+
+    def __init__(self, clock: Callable[[], float], seal: Seal, breakers: Breakers, pool_of: Callable[[str], Requests], judges: Requests):
+        self.clock = clock
+        self.seal = seal
+        self.breakers = breakers
+        self.pool_of = pool_of
+        self.judges = judges
+        self.runs: dict[str, LiveRun] = {}
+        self.appends: list[LiveRun] = []  # runs whose next append waits to be sent
+        self.on_append: Callable[[], None] = _nothing  # something came into `appends`
+        self.on_told: Callable[[LiveRun, Announce], None] = _nothing
+        self.on_finished: Callable[[LiveRun], None] = _nothing
+        self.on_waiting: Callable[[LiveRun], None] = _nothing
+        self.on_refused: Callable[[LiveRun, Answer | StoreError], None] = _nothing  # the run is not ours any more
+        self._calls: dict[int, tuple[LiveRun, RunStep | Verify, int]] = {}  # ticket -> (run, command, times that it was lost)
+        self._next_ticket = 0
+        self._timers: list[tuple[float, str]] = []
+
+    # --- runs come and go ----------------------------------------------------------------------------------------------------
+
+    def adopt(self, live: LiveRun, commands: Iterable[Command] = ()) -> None:
+        """Take in a run whose claim stands, and go on with it."""
+        self.runs[live.run_id] = live
+        now = self.clock()
+        live.machine.start(now)
+        for command in commands:
+            self._command(live, command, now)
+        self._go(live, now)
+
+    def take(self, run_id: str, commands: Iterable[Command]) -> None:
+        """Commands from outside have come for a run."""
+        live = self.runs.get(run_id)
+        if live is None:
+            return
+        now = self.clock()
+        for command in commands:
+            self._command(live, command, now)
+        self._go(live, now)
+
+    def drain(self) -> None:
+        """Give every run up in good order; each leaves when its last append stands."""
+        now = self.clock()
+        for live in list(self.runs.values()):
+            live.machine.drain(now)
+            self._go(live, now)
+
+    def drop(self, live: LiveRun) -> None:
+        """Forget a run: its owner is somebody else, or its life starts anew. What is under way for it is called off."""
+        live.is_gone = True
+        if self.runs.get(live.run_id) is live:
+            del self.runs[live.run_id]
+        for number in list(live.tickets):
+            self._call_off(live, number)
+        now = self.clock()
+        for permit in live.machine.permits():
+            self.breakers.settle(permit, "released", now)
+
+    # --- what comes in -------------------------------------------------------------------------------------------------------
+
+    def replied(self, replies: Sequence[Reply]) -> None:
+        """Workers and verifiers have answered."""
+        now = self.clock()
+        for reply in replies:
+            found = self._calls.pop(reply.ticket, None)
+            if found is None:
+                continue
+            live, command, _ = found
+            live.tickets.pop(command.call.number, None)
+            if not live.is_gone:  # what was called off is answered too: its machine books what it has cost
+                live.machine.feed(_event_of(command, reply), now)
+                self._go(live, now)
+
+    def lost(self, requests: Sequence[Work | Judge]) -> None:
+        """Whoever had these is gone; whether they were worked on is unknown."""
+        now = self.clock()
+        for request in requests:
+            found = self._calls.pop(request.ticket, None)
+            if found is None:
+                continue
+            live, command, losses = found
+            live.tickets.pop(command.call.number, None)
+            if isinstance(command, RunStep):
+                live.machine.feed(WorkerLost(command.call), now)
+                self._go(live, now)
+            elif losses < _JUDGES_LOST_MAX:
+                self._ask_judge(live, command, losses + 1)
+            else:
+                fault = VerificationResult.fault(f"{losses + 1} verifiers were lost while they judged it", verifier="cluster")
+                live.machine.feed(VerdictReturned(command.call, fault), now)
+                self._go(live, now)
+
+    def permitted(self, live: LiveRun, event: PermitGranted | PermitDenied) -> None:
+        """The breaker itself has answered."""
+        now = self.clock()
+        if live.is_gone:
+            if isinstance(event, PermitGranted):
+                self.breakers.settle(event.permit, "released", now)
+            return
+        live.machine.feed(event, now)
+        self._go(live, now)
+
+    def take_appends(self, runs_max: int) -> list[tuple[LiveRun, AppendEntry]]:
+        """The appends that wait, at most `runs_max` of them, as they go to the store."""
+        taken, self.appends = self.appends[:runs_max], self.appends[runs_max:]
+        seal = self.seal
+        return [(live, live.entry(seal)) for live in taken]
+
+    def appended(self, taken: Sequence[tuple[LiveRun, AppendEntry]], answers: Sequence[Answer | StoreError]) -> None:
+        """The store has answered; each run alone."""
+        now = self.clock()
+        for (live, _), answer in zip(taken, answers, strict=True):
+            if live.is_gone:
+                continue
+            if not isinstance(answer, Answer) or answer.kind is not AnswerKind.APPENDED:
+                self.drop(live)
+                self.on_refused(live, answer)
+                continue
+            self._act(live, live.appended(answer), now)
+            self._go(live, now)
+
+    def tick(self) -> None:
+        """Time has passed."""
+        now = self.clock()
+        while self._timers and self._timers[0][0] <= now:
+            due, run_id = heapq.heappop(self._timers)
+            live = self.runs.get(run_id)
+            if live is not None and live.wake_at == due:
+                live.wake_at = None
+                live.machine.feed(Tick(), now)
+                self._go(live, now)
+
+    # --- one run -------------------------------------------------------------------------------------------------------------
+
+    def _command(self, live: LiveRun, command: Command, now: float) -> None:
+        if live.seen is None:
+            live.seen = set()
+        if command.id not in live.seen:
+            live.seen.add(command.id)
+            live.machine.feed(command_event(command), now)
+
+    def _go(self, live: LiveRun, now: float) -> None:
+        """Act on all that is ready, up to the next append; one is in flight at most."""
+        machine = live.machine
+        while live.ready is None:
+            ready = machine.take_ready()
+            if ready is None:
+                self._rest(live)
+                return
+            if ready.records:
+                live.ready = ready
+                self.appends.append(live)
+                self.on_append()
+                return
+            self._act(live, ready.commands, now)
+
+    def _rest(self, live: LiveRun) -> None:
+        """Nothing is to be done for a run right now: it is with others, waits for time to pass, for the world, or is over."""
+        if live.state.finished is not None:
+            self._leave(live)
+            self.on_finished(live)
+            return
+        wake_at = live.machine.wake_at
+        if wake_at is not None and (live.wake_at is None or wake_at < live.wake_at):
+            live.wake_at = wake_at
+            heapq.heappush(self._timers, (wake_at, live.run_id))
+        parked = live.state.parked
+        if parked is not None and parked != live.told_waiting and (wake_at is None or live.machine.idle):
+            live.told_waiting = parked
+            if parked == ("drained",):
+                self._leave(live)
+            self.on_waiting(live)
+        elif parked is None:
+            live.told_waiting = None
+
+    def _leave(self, live: LiveRun) -> None:
+        live.is_gone = True
+        if self.runs.get(live.run_id) is live:
+            del self.runs[live.run_id]
+
+    def _act(self, live: LiveRun, commands: Iterable[AnyCommand], now: float) -> None:
+        machine = live.machine
+        for command in commands:
+            kind = type(command)
+            if kind is AcquirePermit:
+                answer = self.breakers.acquire(command, live, now)  # type: ignore[arg-type]
+                if answer is not None:
+                    machine.feed(answer, now)
+            elif kind is RunStep:
+                self._run_step(live, command)  # type: ignore[arg-type]
+            elif kind is Verify:
+                self._verify(live, command, now)  # type: ignore[arg-type]
+            elif kind is ReleasePermit:
+                self.breakers.settle(command.permit, command.outcome, now)  # type: ignore[union-attr]
+            elif kind is Announce:
+                self.on_told(live, command)  # type: ignore[arg-type]
+            elif kind is CancelAttempt:
+                self._call_off(live, command.call.number)  # type: ignore[union-attr]
+
+    def _run_step(self, live: LiveRun, command: RunStep) -> None:
+        if not live.machine.waits_for(command.call):  # called off before it began
+            return
+        ticket = self._open(live, command, 0)
+        program = live.program
+        work = Work(
+            ticket,
+            program.fingerprint,
+            live.run_id,
+            command.step,
+            command.lineage,
+            command.attempt,
+            command.sample,
+            command.hint,
+            command.timeout_s,
+            _travelling(live.state.task),
+            self._parents(live, command.step),
+        )
+        self.pool_of(program.groups[command.step % program.plan.width]).send(work, alone=command.fresh_worker)
+
+    def _parents(self, live: LiveRun, step: int) -> tuple[tuple[int, bytes | None], ...]:
+        parents = live.program.plan.parents(step)
+        if not parents:
+            return ()
+        near = live.outputs.at_hand(parents)
+        found = [(parent, near.get(parent)) for parent in parents]
+        return tuple([(parent, data if data is not None and len(data) <= _TRAVELS_BYTES_MAX else None) for parent, data in found])
+
+    def _verify(self, live: LiveRun, command: Verify, now: float) -> None:
+        if not live.machine.waits_for(command.call):
+            return
+        verdict = self._judge_here(live, command) if command.output is not None and not command.previous else None
+        if verdict is not None:
+            live.machine.feed(VerdictReturned(command.call, verdict), now)
+        else:
+            self._ask_judge(live, command, 0)
+
+    def _judge_here(self, live: LiveRun, command: Verify) -> VerificationResult | None:
+        """The verdict of rules that take no time; None where a verifier must be asked."""
+        payload, program = command.output, live.program
+        assert payload is not None
+        assert payload.data is not None
+        blueprint, task = program.blueprint, live.state.task
+        try:
+            request = VerifyInput(
+                Task(task.goal, decode_output(task.inputs), task.id),
+                blueprint.pipeline.steps[command.step],
+                live.outputs.decode(command.step, payload.data),
+                History(live.outputs, command.step, {}),
+                command.attempt,
+                command.timeout_s,
+            )
+            verdict = blueprint.verifier.verify_now(request)
+        except Exception as error:  # noqa: BLE001 - the boundary to rules that may be a user's
+            verdict = VerificationResult.fault(f"{type(error).__name__}: {error}", verifier=blueprint.verifier.name)
+        return None if verdict is None else program.checked(verdict)
+
+    def _ask_judge(self, live: LiveRun, command: Verify, losses: int) -> None:
+        suspect = Payload(b"", 0, None)
+        self.judges.send(
+            Judge(
+                self._open(live, command, losses),
+                live.program.fingerprint,
+                live.run_id,
+                command.step,
+                command.attempt,
+                command.output or suspect,
+                command.position,
+                command.previous,
+                command.timeout_s,
+                _travelling(live.state.task),
+                self._parents(live, command.step),
+            )
+        )
+
+    def _open(self, live: LiveRun, command: RunStep | Verify, losses: int) -> int:
+        ticket = self._next_ticket = self._next_ticket + 1
+        self._calls[ticket] = (live, command, losses)
+        live.tickets[command.call.number] = ticket
+        return ticket
+
+    def _call_off(self, live: LiveRun, number: int) -> None:
+        ticket = live.tickets.pop(number, None)
+        found = self._calls.get(ticket) if ticket is not None else None
+        if ticket is None or found is None:
+            return
+        program, command = live.program, found[1]
+        pool = self.pool_of(program.groups[command.step % program.plan.width]) if isinstance(command, RunStep) else self.judges
+        if pool.cancel(ticket):
+            del self._calls[ticket]
+
+
+def _nothing(*_: object) -> None:
+    """A hook that nobody has set."""
+
+
+def _travelling(task: TaskRecord) -> TaskRecord | None:
+    return task if len(task.inputs) <= _TASK_BYTES_MAX else None
+
+
+def _event_of(command: RunStep | Verify, reply: Reply) -> AnyEvent:
+    call = command.call
+    match reply:
+        case Returned():
+            return StepReturned(call, reply.data, reply.cost)
+        case Judged():
+            return VerdictReturned(call, reply.result, reply.seconds)
+        case Raised() if isinstance(command, RunStep):
+            return StepRaised(call, FailureCause(reply.cause), reply.message, reply.cost, reply.final)
+        case Raised():
+            return VerdictReturned(call, VerificationResult.fault(reply.message, verifier="cluster"))
+        case _:
+            return WorkerLost(call)
