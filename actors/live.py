@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from agentraft_ray.actors.definitions import load_blueprint
 from agentraft_ray.actors.names import group_of
 from agentraft_ray.checkpoint.base import Answer, AppendEntry, RunStore
 from agentraft_ray.checkpoint.seal import Seal
 from agentraft_ray.protocol.machine import RunMachine
-from agentraft_ray.protocol.messages import Ready
+from agentraft_ray.protocol.messages import AcquirePermit, PermitDenied, PermitGranted, Ready
 from agentraft_ray.protocol.records import StepCommitted
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.acknowledged import Acknowledged
@@ -17,11 +17,24 @@ from agentraft_ray.runtime.boundary import checked_verdict
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.taxonomy import VerificationResult
 
-__all__ = ["LiveRun", "Program"]
+__all__ = ["Breakers", "LiveRun", "Program"]
+
+
+class Breakers(Protocol):
+    """The breakers of one policy. None from `acquire`: the breaker itself is asked, and answers later with an event."""
+
+    def acquire(self, command: AcquirePermit, run_id: str, now: float) -> PermitGranted | PermitDenied | None: ...
+
+    def settle(self, permit: object, outcome: str) -> None: ...
 
 
 class Program:
-    """A definition as this process hosts it: its blueprint, and the group of workers of each step of its block."""
+    """A definition as this process hosts it: its blueprint, and the group of workers of each step of its block.
+
+    `breakers` are set by the host before the first run comes.
+    """
+
+    breakers: Breakers
 
     def __init__(self, definition: bytes) -> None:
         """Raises what loading the definition raises."""

@@ -1,12 +1,16 @@
-"""What the actors of a cluster are called. A name encodes deployment, role and number; it never proves that its bearer owns anything."""
+"""What the actors of a cluster are called, and which shard a run belongs to.
+
+A name encodes deployment, role and number; it never proves that its bearer owns anything.
+"""
 
 from __future__ import annotations
 
 import re
+import zlib
 
 from agentraft_ray.errors import InvalidConfig
 
-__all__ = ["NAMESPACE", "breaker", "check_deployment", "coordinator", "group_of", "store", "verifier", "worker"]
+__all__ = ["NAMESPACE", "breaker", "check_deployment", "coordinator", "group_of", "shard_of", "store", "verifier", "worker"]
 
 NAMESPACE = "agentraft"
 _DEPLOYMENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -46,3 +50,8 @@ def group_of(num_cpus: float | None, num_gpus: float | None, resources: dict[str
     parts += [f"{name}{amount:g}" for name, amount in sorted((resources or {}).items())]
     parts += [isolate] if isolate else []
     return "+".join(parts)
+
+
+def shard_of(run_id: str, shards: int) -> int:
+    """The number of the coordinator that a run belongs to."""
+    return zlib.crc32(run_id.encode()) % shards

@@ -23,6 +23,7 @@ from agentraft_ray.protocol.messages import (
     Announce,
     AnyCommand,
     AnyEvent,
+    Call,
     CancelAttempt,
     PermitDenied,
     PermitGranted,
@@ -35,13 +36,13 @@ from agentraft_ray.protocol.messages import (
     Verify,
     WorkerLost,
 )
-from agentraft_ray.protocol.records import Payload, TaskRecord
+from agentraft_ray.protocol.records import Payload, RunParked, TaskRecord
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.outputs import History
 from agentraft_ray.taxonomy import FailureCause, VerificationResult
 from agentraft_ray.verifier.base import VerifyInput
 
-__all__ = ["Breakers", "Requests", "Shard"]
+__all__ = ["Requests", "Shard"]
 
 _log = logging.getLogger("agentraft_ray")
 
@@ -58,21 +59,12 @@ class Requests(Protocol):
     def cancel(self, ticket: int) -> bool: ...
 
 
-class Breakers(Protocol):
-    """The cluster's breakers as a shard sees them. None from `acquire`: the answer comes later, as an event."""
-
-    def acquire(self, command: AcquirePermit, live: LiveRun, now: float) -> PermitGranted | PermitDenied | None: ...
-
-    def settle(self, permit: object, outcome: str, now: float) -> None: ...
-
-
 class Shard:
     """The runs of one coordinator. `clock` gives seconds since the epoch. Set the `on_*` hooks before the first run comes."""
 
-    def __init__(self, clock: Callable[[], float], seal: Seal, breakers: Breakers, pool_of: Callable[[str], Requests], judges: Requests):
+    def __init__(self, clock: Callable[[], float], seal: Seal, pool_of: Callable[[str], Requests], judges: Requests) -> None:
         self.clock = clock
         self.seal = seal
-        self.breakers = breakers
         self.pool_of = pool_of
         self.judges = judges
         self.runs: dict[str, LiveRun] = {}
@@ -82,6 +74,7 @@ class Shard:
         self.on_finished: Callable[[LiveRun], None] = _nothing
         self.on_waiting: Callable[[LiveRun], None] = _nothing
         self.on_refused: Callable[[LiveRun, Answer | StoreError], None] = _nothing  # the run is not ours any more
+        self._asked: dict[Call, LiveRun] = {}  # calls that the breaker itself will answer
         self._calls: dict[int, tuple[LiveRun, RunStep | Verify, int]] = {}  # ticket -> (run, command, times that it was lost)
         self._next_ticket = 0
         self._timers: list[tuple[float, str]] = []
@@ -96,6 +89,12 @@ class Shard:
         for command in commands:
             self._command(live, command, now)
         self._go(live, now)
+
+    def put_aside(self, live: LiveRun, record: RunParked) -> None:
+        """Take in a run whose claim stands, and park it without starting anything of it."""
+        self.runs[live.run_id] = live
+        live.machine.persist(record)
+        self._go(live, self.clock())
 
     def take(self, run_id: str, commands: Iterable[Command]) -> None:
         """Commands from outside have come for a run."""
@@ -121,9 +120,8 @@ class Shard:
             del self.runs[live.run_id]
         for number in list(live.tickets):
             self._call_off(live, number)
-        now = self.clock()
         for permit in live.machine.permits():
-            self.breakers.settle(permit, "released", now)
+            live.program.breakers.settle(permit, "released")
 
     # --- what comes in -------------------------------------------------------------------------------------------------------
 
@@ -159,15 +157,15 @@ class Shard:
                 live.machine.feed(VerdictReturned(command.call, fault), now)
                 self._go(live, now)
 
-    def permitted(self, live: LiveRun, event: PermitGranted | PermitDenied) -> None:
+    def permitted(self, event: PermitGranted | PermitDenied) -> None:
         """The breaker itself has answered."""
-        now = self.clock()
-        if live.is_gone:
-            if isinstance(event, PermitGranted):
-                self.breakers.settle(event.permit, "released", now)
-            return
-        live.machine.feed(event, now)
-        self._go(live, now)
+        live = self._asked.pop(event.call, None)
+        if live is not None and live.is_gone and isinstance(event, PermitGranted):
+            live.program.breakers.settle(event.permit, "released")
+        elif live is not None and not live.is_gone:
+            now = self.clock()
+            live.machine.feed(event, now)
+            self._go(live, now)
 
     def take_appends(self, runs_max: int) -> list[tuple[LiveRun, AppendEntry]]:
         """The appends that wait, at most `runs_max` of them, as they go to the store."""
@@ -248,19 +246,21 @@ class Shard:
             del self.runs[live.run_id]
 
     def _act(self, live: LiveRun, commands: Iterable[AnyCommand], now: float) -> None:
-        machine = live.machine
+        machine, breakers = live.machine, live.program.breakers
         for command in commands:
             kind = type(command)
             if kind is AcquirePermit:
-                answer = self.breakers.acquire(command, live, now)  # type: ignore[arg-type]
+                answer = breakers.acquire(command, live.run_id, now)  # type: ignore[arg-type]
                 if answer is not None:
                     machine.feed(answer, now)
+                else:
+                    self._asked[command.call] = live  # type: ignore[union-attr]
             elif kind is RunStep:
                 self._run_step(live, command)  # type: ignore[arg-type]
             elif kind is Verify:
                 self._verify(live, command, now)  # type: ignore[arg-type]
             elif kind is ReleasePermit:
-                self.breakers.settle(command.permit, command.outcome, now)  # type: ignore[union-attr]
+                breakers.settle(command.permit, command.outcome)  # type: ignore[union-attr]
             elif kind is Announce:
                 self.on_told(live, command)  # type: ignore[arg-type]
             elif kind is CancelAttempt:

@@ -185,7 +185,7 @@ class Lives:
                     self.known.forget(run_id)
                     return await self.logged_result(run_id, started, sink)
                 if not waits and self.known.get(run_id) is None:
-                    await self._refuse_changed(run_id)
+                    await self.refuse_changed(run_id)
             known = self.known.get(run_id)
             if known is not None and not rewound:
                 rewound = known.lost(meta)
@@ -298,7 +298,8 @@ class Lives:
         except StoreError:  # the run is parked in good order: what may have come is found when the store is back
             return False
 
-    async def _refuse_changed(self, run_id: str) -> None:
+    async def refuse_changed(self, run_id: str) -> None:
+        """Raise FingerprintMismatch where a run was admitted with another pipeline than this one; RunNotFound."""
         stored, plan = await self.environment.logs.admitted_plan(run_id), self.environment.plan
         if stored.fingerprint != plan.fingerprint:
             changed = changed_between(stored, plan)

@@ -9,7 +9,7 @@ import time
 import uuid
 
 from agentraft_ray.checkpoint.base import RunStore
-from agentraft_ray.errors import StoreError
+from agentraft_ray.errors import OwnershipLost, StoreError
 
 __all__ = ["Owner"]
 
@@ -19,8 +19,10 @@ _log = logging.getLogger("agentraft_ray")
 class Owner:
     """A coordinator's identity in one event loop. `id` is random, so that no two lives of a coordinator share it."""
 
-    def __init__(self, store: RunStore, ttl_s: float) -> None:
-        self.id = uuid.uuid4().hex[:16]
+    def __init__(self, store: RunStore, ttl_s: float, name: str = "") -> None:
+        """`name` begins the id; what follows is random."""
+        self.id = name + uuid.uuid4().hex[:16]
+        self.is_revoked = False  # a successor has declared this one dead
         self._store = store
         self._ttl_s = ttl_s
         self._renewed_at = 0.0
@@ -72,6 +74,9 @@ class Owner:
         asked_at = time.monotonic()
         try:
             await self._store.renew_lease(self.id, self._ttl_s)
+        except OwnershipLost:
+            self.is_revoked = True
+            raise
         except StoreError:
             raise
         except Exception as error:  # the boundary to the store's code: a lease that fails for any reason is late

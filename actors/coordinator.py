@@ -1,0 +1,368 @@
+"""A coordinator shard: it owns runs by token, and moves them on in batches. This file is the actor: settings, start, calls, tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from agentraft_ray.actors import names
+from agentraft_ray.actors.breaker_client import ClusterBreakers
+from agentraft_ray.actors.client_messages import Collected, Failed, Submission, Told
+from agentraft_ray.actors.control import Controlled, Figures
+from agentraft_ray.actors.desk import Desk
+from agentraft_ray.actors.intake import Intake
+from agentraft_ray.actors.live import LiveRun, Program
+from agentraft_ray.actors.messages import Loaded, Reply, decode, encode
+from agentraft_ray.actors.outcomes import outcome_of
+from agentraft_ray.actors.peers import Peer
+from agentraft_ray.actors.pools import Pool
+from agentraft_ray.actors.programs import Programs
+from agentraft_ray.actors.remote_store import ClusterStore
+from agentraft_ray.actors.shard import Shard
+from agentraft_ray.actors.store_spec import StoreSpec, open_store
+from agentraft_ray.actors.succession import Succession
+from agentraft_ray.breaker import BreakerPolicy
+from agentraft_ray.checkpoint.seal import EncryptingSeal, PlainSeal
+from agentraft_ray.config import Limits
+from agentraft_ray.errors import AgentRaftError, StoreError
+from agentraft_ray.protocol.messages import Announce
+from agentraft_ray.runtime.logs import RunLogs
+from agentraft_ray.runtime.owner import Owner
+
+__all__ = ["CoordinatorActor", "ShardSettings"]
+
+_log = logging.getLogger("agentraft_ray")
+
+_APPENDS_IN_FLIGHT_MAX = 2
+_TICK_S = 0.05
+_INBOXES_PER_LOOK = 50
+_GC_THRESHOLD = 50_000  # a shard holds a great many live objects, which the collector would visit over and over
+
+
+class ShardSettings(msgspec.Struct, frozen=True):
+    """What a coordinator is started with. `cluster` is random per launch; `groups` = the names of the workers of each group."""
+
+    deployment: str
+    cluster: str
+    index: int
+    shards: int
+    store: StoreSpec
+    groups: dict[str, list[str]]
+    verifiers: list[str]
+    runs_max: int = 20_000
+    encryption_key: str = ""
+    limits: Limits = Limits()
+
+
+class CoordinatorActor(Controlled):
+    """Thousands of runs in one process. Its memory may be lost at any time: what counts is in the log, and a restart reads it.
+
+    `peer` makes a way to call an actor by its name; `leave` ends the process.
+    """
+
+    def __init__(self, settings: bytes, *, peer: Callable[[str], Peer] | None = None, leave: Callable[[int], Any] = os._exit) -> None:
+        super().__init__()
+        self.settings = decode(settings, ShardSettings)
+        self._make_peer = peer or _ray_peer
+        self._leave = leave
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._opening = asyncio.Lock()
+        self._is_open = False
+        self._appends_in_flight = 0
+        self._append_messages = 0
+        self._appends_wanted = False
+        self.desk = Desk()
+        spec = self.settings
+        seal = EncryptingSeal(spec.encryption_key) if spec.encryption_key else PlainSeal()
+        self.store = ClusterStore(open_store(spec.store, reader=True), self._make_peer(names.store(spec.deployment)))
+        self.owner = Owner(self.store, spec.limits.lease_ttl_s, f"{spec.cluster}.{spec.index}.")
+        self.programs = Programs(self.store)
+        self.judges = self._pool(spec.verifiers)
+        self.pools = {group: self._pool(workers) for group, workers in spec.groups.items()}
+        self.shard = Shard(time.time, seal, self._pool_of, self.judges)
+        self.intake = Intake(self.shard, self.programs, RunLogs(self.store, seal), self.desk, self.owner.id, spec.runs_max)
+        self.succession = Succession(self.store, self.intake, spec.deployment, spec.cluster, spec.index, spec.shards)
+        self._breakers: dict[BreakerPolicy, ClusterBreakers] = {}
+        self._connect_shard()
+        if self._work_loop is not None:  # a restarted actor goes on with its runs before anybody calls it
+            self._spawn(self._ready())
+
+    def _connect_shard(self) -> None:
+        shard = self.shard
+        shard.on_append = self._want_append
+        shard.on_told = self._told
+        shard.on_finished = self._finished
+        shard.on_waiting = self._waiting
+        shard.on_refused = self.intake.refused
+        self.programs.on_loaded = self._host
+
+    # --- for clients -----------------------------------------------------------------------------------------------------------
+
+    async def register(self, definition: bytes) -> bytes:
+        """Load a definition here and at one worker of each of its groups; `Loaded` with its fingerprint, or what is wrong."""
+        await self._ready()
+        try:
+            program = await self.programs.register(definition)
+            return encode(await self._load_at_workers(program))
+        except AgentRaftError as error:
+            return encode(Loaded(b"", type(error).__name__, str(error)))
+        except Exception as error:  # noqa: BLE001 - the boundary to the user's modules
+            return encode(Loaded(b"", "InvalidConfig", f"{type(error).__name__}: {error}"))
+
+    async def submit(self, client: str, batch: bytes) -> bytes:
+        """Admit tasks; list[Submission] -> list[Accepted]. What is accepted stands in the store."""
+        await self._ready()
+        return encode(await self.intake.submit(client, decode(batch, list[Submission])))
+
+    async def collect(self, client: str) -> bytes:
+        """The notices for a client, waiting for some; `Collected`."""
+        await self._ready()
+        notices = await self.desk.collect(client)
+        return encode(Collected(self.incarnation, notices))
+
+    async def describe(self) -> bytes:
+        """The settings of this shard: all that a program must know to use the cluster."""
+        return encode(self.settings)
+
+    async def resume(self, run_ids: list[str]) -> None:
+        """Begin a new life of runs that wait here, or pick them up."""
+        await self._ready()
+        for run_id in run_ids:
+            live = self.shard.runs.get(run_id)
+            if live is None:
+                self.intake.pick_up([run_id])
+            elif live.state.parked is not None:
+                self.intake.restart(run_id)
+
+    async def resume_all(self) -> int:
+        """Pick up every run of this shard's part that nobody works on; how many."""
+        await self._ready()
+        return await self.succession.sweep(self.settings.index, anybodys=True)
+
+    async def look(self, run_ids: list[str]) -> None:
+        """Commands may wait in the inboxes of these runs."""
+        await self._ready()
+        for run_id in run_ids:
+            if run_id in self.shard.runs:
+                self.shard.take(run_id, await self.store.inbox(run_id))
+
+    async def configure(self, groups: dict[str, list[str]], verifiers: list[str]) -> None:
+        """Workers and verifiers have been added."""
+        self.at_work()
+        for group, workers in groups.items():
+            self._pool_of(group).replace_peers([self._make_peer(name) for name in workers])
+        self.judges.replace_peers([self._make_peer(name) for name in verifiers])
+
+    async def shut_down(self) -> int:
+        """Give every run up in good order and the lease back; how many runs could not be."""
+        self._draining = True
+        if self._is_open:
+            self.shard.drain()
+            deadline = time.monotonic() + 2 * self.settings.limits.drain_s
+            while self.shard.runs and time.monotonic() < deadline:
+                await asyncio.sleep(_TICK_S / 5)
+            self.desk.release()
+            for breakers in self._breakers.values():
+                await breakers.close()
+            await self.owner.__aexit__()
+            for task in list(self._tasks):
+                if task is not asyncio.current_task():
+                    task.cancel()
+        return len(self.shard.runs)
+
+    # --- start -----------------------------------------------------------------------------------------------------------------
+
+    async def _ready(self) -> None:
+        self.at_work()
+        if self._is_open:
+            return
+        async with self._opening:
+            if self._is_open:
+                return
+            gc.set_threshold(_GC_THRESHOLD)
+            await self.store.open()
+            is_restart = await self.succession.begin(self.owner.id)
+            await self.owner.__aenter__()
+            self._is_open = True
+            for work in (self._tick(), self._look_around(), self.intake.watch_foreign(), self.succession.watch_others()):
+                self._spawn(work)
+            if is_restart:
+                self._spawn(self._take_up())
+
+    async def _take_up(self) -> None:
+        """Go on with what this shard's last life left."""
+        while True:
+            try:
+                found = await self.succession.sweep(self.settings.index)
+                _log.warning("coordinator %d is back; it goes on with %d runs", self.settings.index, found)
+                return
+            except StoreError as error:
+                _log.warning("coordinator %d cannot look for its runs yet: %s", self.settings.index, error)
+                await asyncio.sleep(1.0)
+
+    def _pool(self, workers: list[str]) -> Pool:
+        return Pool(self.incarnation, [self._make_peer(name) for name in workers], self._definition, self._replied, self._lost)
+
+    def _pool_of(self, group: str) -> Pool:
+        pool = self.pools.get(group)
+        if pool is None:  # its workers are made known by `configure`; until then its steps wait
+            pool = self.pools[group] = self._pool([])
+        return pool
+
+    def _definition(self, fingerprint: bytes) -> bytes | None:
+        return self.programs.definition(fingerprint)
+
+    def _replied(self, replies: list[Reply]) -> None:
+        self.shard.replied(replies)
+
+    def _lost(self, requests: list[Any]) -> None:
+        self.shard.lost(requests)
+
+    def _host(self, program: Program) -> None:
+        """Give a program its breakers."""
+        policy = program.blueprint.policy
+        breakers = self._breakers.get(policy)
+        if breakers is None:
+            peer = self._make_peer(names.breaker(self.settings.deployment))
+            breakers = self._breakers[policy] = ClusterBreakers(peer, policy, self.owner.id, self.shard.permitted)
+            breakers.start()
+        program.breakers = breakers
+
+    async def _load_at_workers(self, program: Program) -> Loaded:
+        for group in sorted(set(program.groups)):
+            for name in self._pool_of(group).peers[:1]:
+                loaded: Loaded = decode(await self._make_peer(name).call("load", program.definition), Loaded)
+                if loaded.error:
+                    return loaded
+                if loaded.fingerprint != program.fingerprint:
+                    why = f"worker {name} imports another pipeline under that name than this program has; its files differ"
+                    return Loaded(loaded.fingerprint, "FingerprintMismatch", why)
+        return Loaded(program.fingerprint)
+
+    # --- what goes out ---------------------------------------------------------------------------------------------------------
+
+    def _want_append(self) -> None:
+        if not self._appends_wanted and self._appends_in_flight < _APPENDS_IN_FLIGHT_MAX:
+            self._appends_wanted = True
+            asyncio.get_running_loop().call_soon(self._start_append)
+
+    def _start_append(self) -> None:
+        self._appends_wanted = False
+        if self.shard.appends and self._appends_in_flight < _APPENDS_IN_FLIGHT_MAX:
+            self._appends_in_flight += 1
+            self._spawn(self._append())
+
+    async def _append(self) -> None:
+        """One batch to the store; what has come together meanwhile makes the next one."""
+        taken = self.shard.take_appends(self.settings.limits.batch_runs_max)
+        self._append_messages += 1
+        try:
+            answers = await self.store.append_many([entry for _, entry in taken])
+            self.shard.appended(taken, answers)
+        finally:
+            self._appends_in_flight -= 1
+            if self.shard.appends:
+                self._want_append()
+
+    def _told(self, live: LiveRun, announce: Announce) -> None:
+        self.desk.put(live.client, Told(live.run_id, announce))
+
+    def _finished(self, live: LiveRun) -> None:
+        self.intake.left(live)
+        if not live.client:
+            return
+        last = live.state.plan.size - 1
+        near = live.outputs.at_hand((last,)) if live.state.committed == live.state.plan.size else {}
+        if near or live.state.finished is None or live.state.finished.outcome != "succeeded":
+            self.desk.put(live.client, outcome_of(live.state, near.get(last)))
+        else:
+            self._spawn(self._tell_finished(live, last))
+
+    async def _tell_finished(self, live: LiveRun, last: int) -> None:
+        try:
+            self.desk.put(live.client, outcome_of(live.state, (await live.outputs.fetch((last,)))[last]))
+        except StoreError as error:
+            self.desk.put(live.client, Failed(live.run_id, type(error).__name__, str(error)))
+
+    def _waiting(self, live: LiveRun) -> None:
+        self.desk.put(live.client, outcome_of(live.state, None))
+        if live.is_gone:
+            self.intake.left(live)
+        elif any(reason.startswith("verifier:") for reason in live.state.parked or ()):
+            delay = live.program.blueprint.limits.verifier_park_retry_s
+            asyncio.get_running_loop().call_later(delay, self._ask_again, live)
+
+    def _ask_again(self, live: LiveRun) -> None:
+        """A run waits for a verifier: a new life of it asks that once more."""
+        if not live.is_gone and live.state.parked is not None:
+            self.intake.restart(live.run_id)
+
+    # --- time ------------------------------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if self.owner.is_revoked:
+                _log.error("coordinator %d was replaced while it did not answer; it ends", self.settings.index)
+                self._leave(1)
+                return
+            is_late = self.owner.is_late
+            for pool in (self.judges, *self.pools.values()):
+                if pool.is_held != is_late:
+                    pool.hold(is_late)
+            self.shard.tick()
+
+    async def _look_around(self) -> None:
+        """Find commands that came into inboxes without a word to us."""
+        turn = 0
+        while True:
+            await asyncio.sleep(self.settings.limits.inbox_poll_s)
+            runs = list(self.shard.runs)
+            turn = turn if turn < len(runs) else 0
+            for run_id in runs[turn : turn + _INBOXES_PER_LOOK]:
+                try:
+                    commands = await self.store.inbox(run_id)
+                except StoreError:
+                    break
+                if commands:
+                    self.shard.take(run_id, commands)
+            turn += _INBOXES_PER_LOOK
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(partial(_report, self._tasks))
+
+    def _figures(self) -> Figures:
+        pools = [self.judges, *self.pools.values()]
+        return {
+            "runs": len(self.shard.runs),
+            "arriving": len(self.intake.arriving),
+            "stuck": len(self.intake.stuck),
+            "commits": sum(program.committed for program in self.programs.all()),
+            "append_messages": self._append_messages,
+            "worker_messages": sum(pool.messages for pool in pools),
+            "open_requests": sum(pool.open for pool in pools),
+            "waiting_appends": len(self.shard.appends),
+            "cpu_s": time.process_time(),
+        }
+
+
+def _report(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+    tasks.discard(task)
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("a task of the coordinator failed", exc_info=task.exception())
+
+
+def _ray_peer(name: str) -> Peer:
+    from agentraft_ray.actors.gateway import RayPeer  # noqa: PLC0415 - the class works without Ray as well
+
+    return RayPeer(name)

@@ -1,0 +1,92 @@
+"""Who goes on with the runs of a coordinator that died: its own restart at once, the other shards when its lease is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from agentraft_ray.actors.intake import Intake
+from agentraft_ray.actors.names import shard_of
+from agentraft_ray.checkpoint.base import RunMeta, RunStore
+from agentraft_ray.errors import StoreError
+
+__all__ = ["Succession"]
+
+_log = logging.getLogger("agentraft_ray")
+
+_LOOK_S = 1.0
+_CHUNK = 500
+
+
+class Succession:
+    """Looks after shard `index` of `shards` in a deployment: notes in the store who it is, and finds runs without an owner.
+
+    Nothing here decides about ownership: that does the claim, in the store. An owner's id begins with its cluster's.
+    """
+
+    def __init__(self, store: RunStore, intake: Intake, deployment: str, cluster: str, index: int, shards: int) -> None:
+        self._store = store
+        self._intake = intake
+        self._deployment = deployment
+        self._cluster = cluster
+        self._index = index
+        self._shards = shards
+
+    async def begin(self, owner: str) -> bool:
+        """Note who this shard is from now on, and end the lease of who it was; whether that was in this very cluster.
+
+        A predecessor that still lives is a zombie: Ray has given its name to us. Its lease cannot come back, and its appends are
+        refused as soon as its runs are claimed.
+        """
+        former = await self._store.document(self._note(self._index))
+        await self._store.put_document(self._note(self._index), owner.encode())
+        if former is None or not self._is_of_this_cluster(former.decode()):
+            return False
+        await self._store.revoke_lease(former.decode())
+        return True
+
+    async def sweep(self, index: int, *, anybodys: bool = False) -> int:
+        """Pick up the open runs of shard `index` whose owner is gone; how many. Without `anybodys`, only those of this cluster."""
+        mine = [run_id for run_id in await self._store.open_runs() if shard_of(run_id, self._shards) == index]
+        count = 0
+        alive: dict[str, bool] = {"": False}
+        for start in range(0, len(mine), _CHUNK):
+            part = mine[start : start + _CHUNK]
+            for run_id, meta in zip(part, await self._store.metas(part), strict=True):
+                if not isinstance(meta, RunMeta) or meta.status == "finished":
+                    continue
+                owner = meta.token.owner
+                if not anybodys and owner and not self._is_of_this_cluster(owner):
+                    continue
+                if owner not in alive:
+                    alive[owner] = await self._store.lease_alive(owner)
+                if not alive[owner]:
+                    count += self._intake.pick_up([run_id])
+        return count
+
+    async def watch_others(self) -> None:
+        """For ever: take over the runs of another shard whose lease is gone for longer than a moment."""
+        missing: dict[int, str] = {}
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for index in range(self._shards):
+                if index == self._index:
+                    continue
+                try:
+                    owner = (await self._store.document(self._note(index)) or b"").decode()
+                    if not self._is_of_this_cluster(owner) or await self._store.lease_alive(owner):
+                        missing.pop(index, None)
+                    elif missing.get(index) != owner:
+                        missing[index] = owner  # its restart may be about to take over by itself
+                    else:
+                        found = await self.sweep(index)
+                        if found:
+                            _log.warning("the lease of coordinator %d is gone; %d of its runs go on here", index, found)
+                except StoreError as error:
+                    _log.debug("other shards cannot be looked after now: %s", error)
+
+    def _note(self, index: int) -> str:
+        return f"shard:{self._deployment}:{index}"
+
+    def _is_of_this_cluster(self, owner: str) -> bool:
+        return owner.startswith(f"{self._cluster}.")

@@ -1,0 +1,137 @@
+"""Ray itself, as a cluster needs it: start it here or join one, look at its resources, find a deployment's actors."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.state.exception import RayStateApiException
+
+from agentraft_ray.actors import gateway, names
+from agentraft_ray.actors.coordinator import ShardSettings
+from agentraft_ray.actors.messages import decode
+from agentraft_ray.actors.peers import Peer, PeerLost
+from agentraft_ray.cluster.settings import ClusterSettings
+from agentraft_ray.errors import AgentRaftError, InvalidConfig
+
+__all__ = ["actor_names", "check_room", "describe", "is_running_somewhere", "join", "peer", "start_or_join", "stop"]
+
+_DESCRIBE_S = 20.0
+
+
+def start_or_join(settings: ClusterSettings, address: str | None) -> bool:
+    """Have a Ray to work with; whether it was joined or started here, so that leaving it is up to us. Raises InvalidConfig."""
+    if ray.is_initialized():
+        return False
+    wanted = _checked(address) or os.environ.get("RAY_ADDRESS")
+    if wanted:
+        return join(wanted)
+    # Without the first setting Ray turns the loopback address into the machine's and listens to everybody.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    ray.init(
+        address="local",
+        num_cpus=settings.num_cpus,
+        include_dashboard=settings.dashboard,
+        log_to_driver=settings.log_to_driver,
+        logging_level="warning",
+        namespace=names.NAMESPACE,
+        _node_ip_address="127.0.0.1",
+    )
+    return True
+
+
+def join(address: str | None) -> bool:
+    """Join the Ray cluster at `address`, else the one that RAY_ADDRESS names or that runs on this machine. Raises InvalidConfig."""
+    if ray.is_initialized():
+        return False
+    wanted = _checked(address) or os.environ.get("RAY_ADDRESS") or "auto"
+    try:
+        ray.init(address=wanted, namespace=names.NAMESPACE, logging_level="warning")
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        raise InvalidConfig(
+            f"no Ray cluster can be joined at {wanted!r} ({error}); start one with `ray start --head`, name it by RAY_ADDRESS, "
+            "or let Cluster.launch() start one here"
+        ) from None
+    return True
+
+
+def stop() -> None:
+    """Leave Ray; one that was started here ends."""
+    ray.shutdown()
+
+
+def peer(name: str) -> Peer:
+    """An actor by its name."""
+    return gateway.RayPeer(name)
+
+
+def is_running_somewhere(deployment: str) -> bool:
+    """Whether a deployment of this name runs on the cluster that this process uses or RAY_ADDRESS names."""
+    if not ray.is_initialized():
+        if not os.environ.get("RAY_ADDRESS"):
+            return False
+        join(None)
+    try:
+        gateway.find(names.coordinator(deployment, 0))
+    except PeerLost:
+        return False
+    return True
+
+
+def describe(deployment: str) -> ShardSettings:
+    """The settings of a deployment that runs. Raises InvalidConfig where it does not."""
+    try:
+        handle = gateway.find(names.coordinator(deployment, 0))
+        settings: ShardSettings = decode(ray.get(handle.describe.remote(), timeout=_DESCRIBE_S), ShardSettings)
+    except (PeerLost, RayError) as error:
+        known = ", ".join(sorted({name.partition("/")[0] for name in actor_names("")})) or "none"
+        raise InvalidConfig(
+            f"no cluster named {deployment!r} answers on this Ray cluster ({error}); running there: {known}. Cluster.launch() starts one"
+        ) from None
+    return settings
+
+
+def actor_names(deployment: str) -> list[str]:
+    """The names of a deployment's actors ("": of all deployments)."""
+    try:
+        listed: list[dict[str, Any]] = ray.util.list_named_actors(all_namespaces=True)
+    except (RayError, RayStateApiException) as error:
+        raise AgentRaftError(f"Ray does not list its actors: {error}") from None
+    ours = [one["name"] for one in listed if one["namespace"] == names.NAMESPACE]
+    return sorted(name for name in ours if not deployment or name.startswith(f"{deployment}/"))
+
+
+def check_room(settings: ClusterSettings, shard: ShardSettings) -> None:
+    """Raise InvalidConfig in plain words where a deployment cannot run here: a name that is taken, too few CPUs, a store out of reach."""
+    taken = actor_names(settings.name)
+    if taken:
+        raise InvalidConfig(
+            f"a cluster named {settings.name!r} runs here already ({len(taken)} actors); join it with Cluster.connect(), or give name="
+        )
+    wanted = settings.worker_count * settings.worker_cpus + settings.verifiers * settings.verifier_cpus
+    there = ray.cluster_resources().get("CPU", 0.0)
+    free = ray.available_resources().get("CPU", 0.0)
+    if wanted > free:
+        raise InvalidConfig(
+            f"{settings.worker_count} workers of {settings.worker_cpus:g} CPUs and {settings.verifiers} verifiers of "
+            f"{settings.verifier_cpus:g} need {wanted:g} CPUs; this Ray cluster has {there:g}, of which {free:g} are free. "
+            "Set workers= or worker_cpus= lower, or add nodes"
+        )
+    addresses = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if shard.store.kind == "embedded" and len(addresses) > 1:
+        raise InvalidConfig(
+            f"the embedded store is on this machine, but the Ray cluster has {len(addresses)} machines; give the URL of a Redis or "
+            "Valkey server that all of them reach: store='redis://...'"
+        )
+
+
+def _checked(address: str | None) -> str | None:
+    if address is not None and address.startswith("ray://"):
+        raise InvalidConfig(
+            f"{address!r} is a Ray Client address: there a program is not part of the cluster, loses its connection with its calls, and "
+            "cannot be called back. Submit the program as a job instead: ray job submit --working-dir . -- python your_program.py"
+        )
+    return address

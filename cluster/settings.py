@@ -1,0 +1,89 @@
+"""The settings of a cluster: arguments before environment before file before ``[tool.agentraft]`` of pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    PyprojectTomlConfigSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from agentraft_ray.errors import InvalidConfig
+
+__all__ = ["ClusterSettings", "settings_of"]
+
+_FILE = "agentraft.toml"
+
+
+class ClusterSettings(BaseSettings):
+    """Sizes and places of one deployment.
+
+    Each can be given as an argument, as an environment variable (``AGENTRAFT_SHARDS=2``), in ``agentraft.toml`` (or the file that
+    AGENTRAFT_CONFIG names), or under ``[tool.agentraft]`` in ``pyproject.toml`` of the working directory; the first of these wins.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="AGENTRAFT_", extra="forbid", frozen=True, pyproject_toml_table_header=("tool", "agentraft"))
+
+    name: str = Field("default", description="of the deployment; several of them can share a Ray cluster")
+    shards: int = Field(1, ge=1, le=256, description="coordinators; runs are spread over them by their ids")
+    workers: int | None = Field(None, ge=1, description="workers for steps that ask for no resources; default: one per CPU, at most 8")
+    worker_cpus: float = Field(0.5, ge=0, description="CPUs that each of those claims")
+    group_workers: int = Field(1, ge=1, description="workers for each group of steps that ask for resources of their own")
+    verifiers: int = Field(1, ge=1, description="verifier actors")
+    verifier_cpus: float = Field(0.1, ge=0, description="CPUs that each of them claims")
+    store: str = Field("embedded", description="'embedded' (a server of our own on this machine) or the URL of a Redis or Valkey server")
+    directory: Path | None = Field(None, description="data directory of the embedded store; default: AGENTRAFT_HOME or .agentraft")
+    prefix: str = Field("agentraft", description="how the store's keys begin")
+    durability: str = Field("fsync", description="what the store must promise: fsync, replicated(n), memory or trust-server")
+    encryption_key: SecretStr | None = Field(None, description="32 bytes in base64; records and blobs are encrypted with it")
+    lease_ttl_s: float = Field(10.0, gt=0, description="after so long without a sign of life another coordinator takes over")
+    hung_s: float = Field(30.0, gt=0, description="an actor that does not answer for so long is ended and started anew")
+    runs_max: int = Field(20_000, ge=1, description="runs that one coordinator holds at a time; further ones wait to be admitted")
+    num_cpus: int | None = Field(None, ge=1, description="CPUs of a Ray that is started here; default: those of the machine")
+    dashboard: bool = Field(False, description="start Ray's dashboard with a Ray that is started here")
+    log_to_driver: bool = Field(True, description="show here what steps print and actors log on a Ray that is started here")
+    resume_all: bool = Field(False, description="at start, go on with every unfinished run of the store")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where values come from, the first one wins."""
+        file = Path(os.environ.get("AGENTRAFT_CONFIG") or _FILE)
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, file),
+            PyprojectTomlConfigSettingsSource(settings_cls, Path("pyproject.toml")),
+        )
+
+    @property
+    def worker_count(self) -> int:
+        """Workers of the group without resources."""
+        return self.workers or min(8, max(1, os.cpu_count() or 1))
+
+
+def settings_of(**arguments: Any) -> ClusterSettings:
+    """The settings with these arguments. Raises InvalidConfig that names each value that cannot be, and where it may come from."""
+    named = os.environ.get("AGENTRAFT_CONFIG")
+    if named and not Path(named).is_file():
+        raise InvalidConfig(f"AGENTRAFT_CONFIG names {named!r}, which is no file")
+    try:
+        return ClusterSettings(**arguments)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']} (got {one['input']!r})" for one in error.errors())
+        raise InvalidConfig(
+            f"cluster settings: {wrong}. They come from arguments, AGENTRAFT_* variables, {_FILE} and [tool.agentraft] in pyproject.toml"
+        ) from None
