@@ -20,6 +20,8 @@ from agentraft_ray.checkpoint.base import (
     Command,
     RunMeta,
     RunStatus,
+    check_document,
+    revoked,
 )
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from agentraft_ray.config import Limits
@@ -74,6 +76,8 @@ class LogTable:
         self.tombstones: dict[str, Tombstone] = {}
         self.finished_at: dict[str, float] = {}
         self.leases: dict[str, float] = {}
+        self.revoked: dict[str, float] = {}
+        self.documents: dict[str, bytes] = {}
 
     # --- writing -------------------------------------------------------------------------------------------------------------
 
@@ -216,12 +220,26 @@ class LogTable:
         return [Command(*item) for item in row.inbox.items()] if row else []
 
     def renew_lease(self, owner: str, ttl_s: float) -> None:
-        """Keep a lease alive for `ttl_s` from now."""
+        """Keep a lease alive for `ttl_s` from now. Raises OwnershipLost if it was revoked."""
+        if self.revoked.get(owner, 0.0) > self.clock():
+            raise revoked(owner)
         self.leases[owner] = self.clock() + ttl_s
 
     def release_lease(self, owner: str) -> None:
         """Give a lease back."""
         self.leases.pop(owner, None)
+
+    def revoke_lease(self, owner: str) -> None:
+        """End a lease for good."""
+        now = self.clock()
+        self.revoked = {one: until for one, until in self.revoked.items() if until > now}
+        self.revoked[owner] = now + self.limits.lease_revoked_s
+        self.leases.pop(owner, None)
+
+    def put_document(self, name: str, data: bytes) -> None:
+        """Store a document."""
+        check_document(name, data, self.limits.document_bytes_max)
+        self.documents[name] = data
 
     def lease_alive(self, owner: str) -> bool:
         """Whether a lease lives."""
@@ -314,6 +332,10 @@ class InMemoryCheckpointStore(LoggedCheckpointStore):
         found = self.table.read(run_id, index, 1)
         return found[0] if found else None
 
+    def read_many_blocking(self, run_id: str, start: int, count: int) -> list[bytes]:
+        """See `RunStore.read_many_blocking`."""
+        return self.table.read(run_id, start, count)
+
     def blob_blocking(self, run_id: str, name: bytes) -> bytes | None:
         """See `RunStore.blob_blocking`."""
         return self.table.blob(run_id, name)
@@ -334,6 +356,10 @@ class InMemoryCheckpointStore(LoggedCheckpointStore):
         """See `RunStore.release_lease`."""
         self.table.release_lease(owner)
 
+    async def revoke_lease(self, owner: str) -> None:
+        """See `RunStore.revoke_lease`."""
+        self.table.revoke_lease(owner)
+
     async def lease_alive(self, owner: str) -> bool:
         """See `RunStore.lease_alive`."""
         return self.table.lease_alive(owner)
@@ -349,6 +375,18 @@ class InMemoryCheckpointStore(LoggedCheckpointStore):
     async def delete_run(self, run_id: str) -> int:
         """See `RunStore.delete_run`."""
         return self.table.delete_run(run_id)
+
+    async def put_document(self, name: str, data: bytes) -> None:
+        """See `RunStore.put_document`."""
+        self.table.put_document(name, data)
+
+    async def document(self, name: str) -> bytes | None:
+        """See `RunStore.document`."""
+        return self.table.documents.get(name)
+
+    async def documents(self) -> dict[str, bytes]:
+        """See `RunStore.documents`."""
+        return dict(self.table.documents)
 
     async def _save_text(self, task_id: str, step_index: int, text: bytes) -> None:
         self._saved.setdefault(task_id, []).append((step_index, text))
