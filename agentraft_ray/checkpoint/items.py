@@ -6,6 +6,7 @@ says the same in one line), with what repeats made once.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,17 +20,12 @@ from agentraft_ray.identity import GENESIS, NO_OWNER, OwnerToken
 __all__ = ["admission_of", "admit_item", "answer_of", "append_item", "meta_of", "refused"]
 
 _NOT_DONE = {kind.value.encode(): kind for kind in AnswerKind}
-_LENGTHS = [length.to_bytes(4, "big") for length in range(4096)]
+_length = struct.Struct(">I").pack
 _APPEND = frame((Op.APPEND,))
 _LEASED = {False: frame((b"0",)), True: frame((b"1",))}
 _STATUS = {status: frame((status.encode(),)) for status in ("open", "parked", "finished")}
 _ONE_RECORD = frame((b"1",))
 _NARROW = frame((b"0",))
-
-
-def _length(data: bytes) -> bytes:
-    size = len(data)
-    return _LENGTHS[size] if size < 4096 else size.to_bytes(4, "big")
 
 
 @lru_cache(maxsize=4096)
@@ -43,20 +39,20 @@ def append_item(entry: AppendEntry, leased: bool, keys: Keys) -> tuple[bytes, tu
     parts = [
         _APPEND,
         token,
-        _length(entry.append_id),
+        _length(len(entry.append_id)),
         entry.append_id,
-        _LENGTHS[len(index)],
+        _length(len(index)),
         index,
-        _length(entry.head),
+        _length(len(entry.head)),
         entry.head,
-        _length(entry.new_head),
+        _length(len(entry.new_head)),
         entry.new_head,
         token if entry.claim is None else _framed(entry.claim),
         _LEASED[leased],
         _STATUS[entry.status],
     ]
     if len(records) == 1:
-        parts += (_ONE_RECORD, _length(records[0]), records[0])
+        parts += (_ONE_RECORD, _length(len(records[0])), records[0])
     else:
         parts.append(frame((b"%d" % len(records), *records)))
     if not (entry.blobs or entry.needs_blobs or entry.taken or entry.status == "finished"):
