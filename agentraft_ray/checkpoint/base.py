@@ -39,7 +39,7 @@ T = TypeVar("T")
 RunStatus = Literal["open", "parked", "finished"]
 
 
-class RunMeta(msgspec.Struct, frozen=True, gc=False):
+class RunMeta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A run as the store sees it. `index` = number of records; `head` = hash chain over them; `admission` = digest of task and
     fingerprint; `outcome` is "" until the run finished; `expired` = only the tombstone is left (index 0); `size_bytes` counts
     records and blobs."""
@@ -61,17 +61,21 @@ class Admission(NamedTuple):
     meta: RunMeta
 
 
-class NewRun(msgspec.Struct, frozen=True, gc=False):
-    """One admission: the run, the digest of its task and fingerprint, its first record, the head hash after it, and its blobs."""
+class NewRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One admission: the run, the digest of its task and fingerprint, its first record, the head hash after it, and its blobs.
+
+    With a random `nonce` it can be sent again after an unknown outcome: the run that it made the first time is `created` then too.
+    """
 
     run_id: str
     admission: bytes
     record: bytes
     head: bytes
     blobs: tuple[tuple[bytes, bytes], ...] = ()
+    nonce: bytes = b""
 
 
-class AppendEntry(msgspec.Struct, frozen=True, gc=False):
+class AppendEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One append to one run. A retry after an unknown outcome sends the very same entry again.
 
     `append_id` names this append among those of `token`; `index` and `head` are what the log must be before it, `new_head` what
@@ -114,7 +118,7 @@ class AnswerKind(str, Enum):
     NO_BLOB = "no_blob"
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The store's answer to one append, with the log as it stands after it."""
 
     kind: AnswerKind
@@ -216,7 +220,10 @@ class RunStore(ABC):
         """
 
     async def admit_many(self, admissions: Sequence[NewRun]) -> list[Admission | StoreError]:
-        """Admit many runs at once, each answered alone and in order; errors are values. Raises InvalidConfig for a bad run id."""
+        """Admit many runs at once, each answered alone and in order; errors are values. Raises InvalidConfig for a bad run id.
+
+        This one forgets the `nonce`; a store that can be sent the same admissions twice needs its own.
+        """
         return await _each(self.admit(new.run_id, new.admission, new.record, new.head, new.blobs) for new in admissions)
 
     @abstractmethod

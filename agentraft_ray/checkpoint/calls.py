@@ -63,6 +63,7 @@ class ServerCalls:
         self._limits = limits
         self.tally = CommitTally()
         self._loops: dict[asyncio.AbstractEventLoop, Here] = {}
+        self._loops_lock = threading.Lock()
         self._blocking: Any = None
         self._blocking_lock = threading.Lock()
 
@@ -72,13 +73,13 @@ class ServerCalls:
         here = self._loops.get(loop)
         if here is not None:
             return here
-        self._loops = {one: held for one, held in self._loops.items() if not one.is_closed()}
         timeout_s, most = self._address.timeout_s, self._address.max_connections
         wire = Wire(self._connect(blocking=False, max_connections=most), self._verify, self.revive)
         wait_ms = int(min(2.0, timeout_s / 2) * 1000)
         writer = GroupCommit(wire, self._keys, self._limits, self.shown_url, self.tally, wait_ms)
         here = Here(wire, writer, asyncio.Semaphore(most - _RESERVED), asyncio.Semaphore(1), _closing(wire))
-        self._loops[loop] = here
+        with self._loops_lock:
+            self._loops = {one: held for one, held in self._loops.items() if not one.is_closed()} | {loop: here}
         # An event loop closes its asynchronous generators when it ends: a store that nobody closed lets go of its sockets then.
         await anext(here.guard)
         return here
@@ -102,7 +103,8 @@ class ServerCalls:
             client, self._blocking = self._blocking, None
         if client is not None:
             client.close()
-        here = self._loops.pop(asyncio.get_running_loop(), None)
+        with self._loops_lock:
+            here = self._loops.pop(asyncio.get_running_loop(), None)
         if here is not None:
             await here.writer.settled()
             await here.guard.aclose()

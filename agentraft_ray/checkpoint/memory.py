@@ -18,6 +18,7 @@ from agentraft_ray.checkpoint.base import (
     AnswerKind,
     AppendEntry,
     Command,
+    NewRun,
     RunMeta,
     RunStatus,
     check_document,
@@ -44,6 +45,7 @@ class RunRow:
     last_append: bytes = b""
     status: RunStatus = "open"
     outcome: str = ""
+    nonce: bytes = b""
     inbox: dict[str, bytes] = field(default_factory=dict)
     command_ids: set[str] = field(default_factory=set)
 
@@ -81,13 +83,15 @@ class LogTable:
 
     # --- writing -------------------------------------------------------------------------------------------------------------
 
-    def admit(self, run_id: str, admission: bytes, record: bytes, head: bytes, blobs: Sequence[tuple[bytes, bytes]] = ()) -> Admission:
+    def admit(
+        self, run_id: str, admission: bytes, record: bytes, head: bytes, blobs: Sequence[tuple[bytes, bytes]] = (), nonce: bytes = b""
+    ) -> Admission:
         """Create the run with its first record unless it exists or has left a tombstone."""
         present = self.meta(run_id)
         if present is not None:
-            return Admission(False, present)
+            return Admission(not present.expired and self.runs[run_id].nonce == nonce != b"", present)
         size = len(record) + sum(len(data) for _, data in blobs)
-        row = self.runs[run_id] = RunRow(admission, head, [record], dict(blobs), size)
+        row = self.runs[run_id] = RunRow(admission, head, [record], dict(blobs), size, nonce=nonce)
         return Admission(True, row.meta())
 
     def append(self, entry: AppendEntry) -> Answer:
@@ -310,6 +314,10 @@ class InMemoryCheckpointStore(LoggedCheckpointStore):
     ) -> Admission:
         """See `RunStore.admit`."""
         return self.table.admit(check_run_id(run_id), admission, record, head, blobs)
+
+    async def admit_many(self, admissions: Sequence[NewRun]) -> list[Admission | StoreError]:
+        """See `RunStore.admit_many`."""
+        return [self.table.admit(check_run_id(new.run_id), new.admission, new.record, new.head, new.blobs, new.nonce) for new in admissions]
 
     async def append(self, entry: AppendEntry) -> Answer:
         """See `RunStore.append`."""

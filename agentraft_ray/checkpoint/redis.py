@@ -1,6 +1,6 @@
 """The Redis and Valkey store: what a run store promises, in terms of the scripts, the group commit and a few plain reads.
 
-Core commands and EVAL only. One object may be used from several event loops one after another; each gets connections of its own.
+Core commands and EVAL only. One object may be used from several event loops, also at the same time; each gets connections of its own.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
             return []
         run_ids = [check_run_id(new.run_id) for new in admissions]
         here = await self._calls.here()
-        items = [admit_item(new, secrets.token_bytes(8)) for new in admissions]
+        items = [admit_item(new, new.nonce or secrets.token_bytes(8)) for new in admissions]
         replies = await here.writer.submit_all(Write(Op.ADMIT, run_ids, items, [self.keys.run(run_id) for run_id in run_ids]))
         return [self._admitted(here, run_id, reply) for run_id, reply in zip(run_ids, replies, strict=True)]
 

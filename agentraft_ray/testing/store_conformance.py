@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from agentraft_ray.checkpoint.base import (
     Answer,
     AnswerKind,
@@ -184,6 +186,13 @@ class StoreConformance:
                 assert await store.read(run_id) == [b"first"]
                 assert await store.blob(run_id, b"blob") == b"data"
             assert set(ids) <= set(await store.open_runs())
+
+    async def test_an_admission_sent_again_with_its_nonce_finds_that_it_created_the_run(self) -> None:
+        async with self.opened() as store:
+            new = NewRun(new_run_id(), digest(b"task"), b"first", chain(GENESIS, b"first"), nonce=secrets.token_bytes(8))
+            other = msgspec.structs.replace(new, nonce=secrets.token_bytes(8))
+            first = await store.admit_many([new])
+            assert await store.admit_many([new, other]) == [*first, (False, await store.meta(new.run_id))]
 
     async def test_many_runs_are_looked_at_in_one_call(self) -> None:
         async with self.opened() as store:
