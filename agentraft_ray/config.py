@@ -87,6 +87,8 @@ class Limits:
     verifier_park_retry_s: float = 30.0  # a submitted run that waits for a verifier asks it again after this
     store_wait_s: float = 30.0  # how long a run waits for a store that does not answer
     lease_ttl_s: float = 10.0
+    lease_revoked_s: float = 24 * 3600  # how long an owner that was declared dead cannot bring its lease back; an hour at least
+    document_bytes_max: int = 1024 * 1024  # of one named document: a breaker's snapshot, a pipeline's definition
     drain_s: float = 5.0  # how long a cancelled run may take to leave its log in good order
     inbox_poll_s: float = 0.25
     retention_s: int = 7 * 24 * 3600  # finished runs stay this long

@@ -121,7 +121,7 @@ class OutputNotEncodable(AgentRaftError, TypeError):
 
 
 class PayloadTooLarge(AgentRaftError, ValueError):
-    """A value is over the store's size limit. Fields: step, size_bytes, limit_bytes."""
+    """A value is over the store's size limit. Fields: step or document, size_bytes, limit_bytes."""
 
 
 # --- how a run can end badly (raised by run_or_raise only) -----------------------------------------------------------------

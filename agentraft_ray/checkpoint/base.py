@@ -6,15 +6,17 @@ append, where, and that it happens once. Every call that changes a log is atomic
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
+from agentraft_ray.errors import OwnershipLost, PayloadTooLarge, StoreError
 from agentraft_ray.identity import OwnerToken
 
 __all__ = [
@@ -25,15 +27,19 @@ __all__ = [
     "Checkpoint",
     "CheckpointStore",
     "Command",
+    "NewRun",
     "RunMeta",
     "RunStatus",
     "RunStore",
+    "check_document",
+    "revoked",
 ]
 
+T = TypeVar("T")
 RunStatus = Literal["open", "parked", "finished"]
 
 
-class RunMeta(msgspec.Struct, frozen=True, gc=False):
+class RunMeta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A run as the store sees it. `index` = number of records; `head` = hash chain over them; `admission` = digest of task and
     fingerprint; `outcome` is "" until the run finished; `expired` = only the tombstone is left (index 0); `size_bytes` counts
     records and blobs."""
@@ -55,7 +61,21 @@ class Admission(NamedTuple):
     meta: RunMeta
 
 
-class AppendEntry(msgspec.Struct, frozen=True, gc=False):
+class NewRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One admission: the run, the digest of its task and fingerprint, its first record, the head hash after it, and its blobs.
+
+    With a random `nonce` it can be sent again after an unknown outcome: the run that it made the first time is `created` then too.
+    """
+
+    run_id: str
+    admission: bytes
+    record: bytes
+    head: bytes
+    blobs: tuple[tuple[bytes, bytes], ...] = ()
+    nonce: bytes = b""
+
+
+class AppendEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One append to one run. A retry after an unknown outcome sends the very same entry again.
 
     `append_id` names this append among those of `token`; `index` and `head` are what the log must be before it, `new_head` what
@@ -98,7 +118,7 @@ class AnswerKind(str, Enum):
     NO_BLOB = "no_blob"
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The store's answer to one append, with the log as it stands after it."""
 
     kind: AnswerKind
@@ -199,13 +219,32 @@ class RunStore(ABC):
         `admission` is the digest of task and fingerprint, `head` the hash after `record`. Raises ForeignKey.
         """
 
+    async def admit_many(self, admissions: Sequence[NewRun]) -> list[Admission | StoreError]:
+        """Admit many runs at once, each answered alone and in order; errors are values. Raises InvalidConfig for a bad run id.
+
+        This one forgets the `nonce`; a store that can be sent the same admissions twice needs its own.
+        """
+        return await _each(self.admit(new.run_id, new.admission, new.record, new.head, new.blobs) for new in admissions)
+
     @abstractmethod
     async def append(self, entry: AppendEntry) -> Answer:
         """Append under the rules of `AppendEntry`; joins the group commit in progress. APPENDED means durable."""
 
+    async def append_many(self, entries: Sequence[AppendEntry]) -> list[Answer | StoreError]:
+        """Append to many runs at once, each answered alone and in order; errors are values.
+
+        A StoreUnavailable or StoreFull among them leaves the outcome of its entry unknown: send the very same entry again. Entries of
+        one run are appended in the order in which they stand. Raises InvalidConfig for a bad run id, before anything is sent.
+        """
+        return await _each(self.append(entry) for entry in entries)
+
     @abstractmethod
     async def meta(self, run_id: str) -> RunMeta | None:
         """The run as it stands, or None. An expired run answers from its tombstone. Raises ForeignKey."""
+
+    async def metas(self, run_ids: Sequence[str]) -> list[RunMeta | StoreError | None]:
+        """Many runs as they stand, in order, with few round trips; what is wrong with one of them (ForeignKey) is a value."""
+        return await _each(self.meta(run_id) for run_id in run_ids)
 
     @abstractmethod
     async def read(self, run_id: str, start: int = 0, count: int | None = None) -> list[bytes]:
@@ -218,6 +257,10 @@ class RunStore(ABC):
     @abstractmethod
     def read_blocking(self, run_id: str, index: int) -> bytes | None:
         """One record, read on a connection of its own without an event loop: for outputs that a step reaches back to."""
+
+    @abstractmethod
+    def read_many_blocking(self, run_id: str, start: int, count: int) -> list[bytes]:
+        """Up to `count` records from position `start`, likewise."""
 
     @abstractmethod
     def blob_blocking(self, run_id: str, name: bytes) -> bytes | None:
@@ -233,11 +276,19 @@ class RunStore(ABC):
 
     @abstractmethod
     async def renew_lease(self, owner: str, ttl_s: float) -> None:
-        """Keep the lease of a coordinator alive for `ttl_s` seconds of the server's clock; not through the batch queue."""
+        """Keep the lease of a coordinator alive for `ttl_s` seconds of the server's clock; not through the batch queue.
+
+        Raises OwnershipLost if it was revoked: this coordinator counts as dead, and must stop.
+        """
 
     @abstractmethod
     async def release_lease(self, owner: str) -> None:
-        """Give the lease back, so that others may claim its runs at once."""
+        """Give the lease back, so that others may claim its runs at once. One that was revoked stays revoked."""
+
+    @abstractmethod
+    async def revoke_lease(self, owner: str) -> None:
+        """Declare a coordinator dead: its lease ends now, and cannot be renewed for `Limits.lease_revoked_s` (a day), so that one
+        that only slept does not come back to life between its successor's claims."""
 
     @abstractmethod
     async def lease_alive(self, owner: str) -> bool:
@@ -254,3 +305,47 @@ class RunStore(ABC):
     @abstractmethod
     async def delete_run(self, run_id: str) -> int:
         """Remove a finished run's log and blobs but its tombstone; the bytes freed. Raises StoreError if it is not finished."""
+
+    @abstractmethod
+    async def put_document(self, name: str, data: bytes) -> None:
+        """Store a small document under a name, over the last one; durable on return, as an append is.
+
+        For what belongs to no run: a breaker's snapshot, a pipeline's definition. Raises PayloadTooLarge, ForeignKey.
+        """
+
+    @abstractmethod
+    async def document(self, name: str) -> bytes | None:
+        """A document, or None. Raises ForeignKey."""
+
+    @abstractmethod
+    async def documents(self) -> dict[str, bytes]:
+        """All documents by their names. Raises ForeignKey."""
+
+
+async def _each(calls: Iterable[Awaitable[T]]) -> list[T | StoreError]:
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    return [_value(answer) for answer in answers]
+
+
+def _value(answer: T | BaseException) -> T | StoreError:
+    if isinstance(answer, BaseException) and not isinstance(answer, StoreError):
+        raise answer
+    return answer
+
+
+def check_document(name: str, data: bytes, limit_bytes: int) -> None:
+    """Raises PayloadTooLarge for a document that is over the limit; shared by the stores."""
+    if len(data) > limit_bytes:
+        raise PayloadTooLarge(
+            f"document {name!r} has {len(data)} bytes, over the limit of {limit_bytes}: store less, or raise document_bytes_max",
+            document=name,
+            size_bytes=len(data),
+            limit_bytes=limit_bytes,
+        )
+
+
+def revoked(owner: str) -> OwnershipLost:
+    """The error for renewing a lease that was revoked; shared by the stores."""
+    return OwnershipLost(
+        f"the lease of coordinator {owner} was revoked: it counts as dead and must stop; its runs go on elsewhere", owner=owner
+    )

@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from agentraft_ray.checkpoint.connect import connect, redact
 from agentraft_ray.checkpoint.durability import Barrier, Durability, verify_durability
-from agentraft_ray.checkpoint.group_commit import GroupCommit
+from agentraft_ray.checkpoint.group_commit import CommitTally, GroupCommit
 from agentraft_ray.checkpoint.keys import Keys
 from agentraft_ray.checkpoint.patience import Patience
 from agentraft_ray.checkpoint.scripts import INDEX, TRANSITION, sha1
@@ -61,7 +61,9 @@ class ServerCalls:
         self._address = address
         self._keys = keys
         self._limits = limits
+        self.tally = CommitTally()
         self._loops: dict[asyncio.AbstractEventLoop, Here] = {}
+        self._loops_lock = threading.Lock()
         self._blocking: Any = None
         self._blocking_lock = threading.Lock()
 
@@ -71,12 +73,13 @@ class ServerCalls:
         here = self._loops.get(loop)
         if here is not None:
             return here
-        self._loops = {one: held for one, held in self._loops.items() if not one.is_closed()}
         timeout_s, most = self._address.timeout_s, self._address.max_connections
         wire = Wire(self._connect(blocking=False, max_connections=most), self._verify, self.revive)
-        writer = GroupCommit(wire, self._keys, self._limits, self.shown_url, wait_ms=int(min(2.0, timeout_s / 2) * 1000))
+        wait_ms = int(min(2.0, timeout_s / 2) * 1000)
+        writer = GroupCommit(wire, self._keys, self._limits, self.shown_url, self.tally, wait_ms)
         here = Here(wire, writer, asyncio.Semaphore(most - _RESERVED), asyncio.Semaphore(1), _closing(wire))
-        self._loops[loop] = here
+        with self._loops_lock:
+            self._loops = {one: held for one, held in self._loops.items() if not one.is_closed()} | {loop: here}
         # An event loop closes its asynchronous generators when it ends: a store that nobody closed lets go of its sockets then.
         await anext(here.guard)
         return here
@@ -100,7 +103,8 @@ class ServerCalls:
             client, self._blocking = self._blocking, None
         if client is not None:
             client.close()
-        here = self._loops.pop(asyncio.get_running_loop(), None)
+        with self._loops_lock:
+            here = self._loops.pop(asyncio.get_running_loop(), None)
         if here is not None:
             await here.writer.settled()
             await here.guard.aclose()
@@ -118,7 +122,7 @@ class ServerCalls:
                 except (RedisError, OSError) as error:
                     await here.wire.cure(await patience.bear(error, key), (TRANSITION, INDEX))
 
-    async def run_script(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    async def run_script(self, script: str, keys: Sequence[str], args: Sequence[Any], *, lease: bool = False) -> Any:
         """Run a script that may be repeated."""
 
         async def run(client: Any) -> Any:
@@ -127,7 +131,7 @@ class ServerCalls:
             except NoScriptError:
                 return await client.eval(script, len(keys), *keys, *args)
 
-        return await self.read(run, keys[0])
+        return await self.read(run, keys[0], lease=lease)
 
     async def ask_as_writer(self, key: str, command: bytes) -> Any:
         """Make a repeatable call over the connection that writes, which connects it and has its durability checked."""

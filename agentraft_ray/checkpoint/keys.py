@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Keys", "RunKeys"]
+__all__ = ["DOCUMENTS", "Keys", "RunKeys"]
+
+DOCUMENTS = "documents"
+"""The hash tag of the key with the named documents."""
 
 
 class RunKeys(NamedTuple):
@@ -25,6 +28,7 @@ class Keys:
         self.prefix = prefix
         self.open = f"{prefix}:{{runs}}:open"
         self.finished = f"{prefix}:{{runs}}:finished"
+        self.documents = f"{prefix}:{{{DOCUMENTS}}}"
 
     def run(self, run_id: str) -> RunKeys:
         """All keys of a run."""
@@ -50,7 +54,7 @@ class Keys:
 
     def is_ours(self, key: str) -> bool:
         """Whether a key is one that this registry can make."""
-        if key in {self.open, self.finished}:
+        if key in {self.open, self.finished, self.documents}:
             return True
         head, _, rest = key.partition(":{")
         inside, _, suffix = rest.partition("}")

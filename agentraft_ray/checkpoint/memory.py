@@ -18,8 +18,11 @@ from agentraft_ray.checkpoint.base import (
     AnswerKind,
     AppendEntry,
     Command,
+    NewRun,
     RunMeta,
     RunStatus,
+    check_document,
+    revoked,
 )
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from agentraft_ray.config import Limits
@@ -42,6 +45,7 @@ class RunRow:
     last_append: bytes = b""
     status: RunStatus = "open"
     outcome: str = ""
+    nonce: bytes = b""
     inbox: dict[str, bytes] = field(default_factory=dict)
     command_ids: set[str] = field(default_factory=set)
 
@@ -74,16 +78,20 @@ class LogTable:
         self.tombstones: dict[str, Tombstone] = {}
         self.finished_at: dict[str, float] = {}
         self.leases: dict[str, float] = {}
+        self.revoked: dict[str, float] = {}
+        self.documents: dict[str, bytes] = {}
 
     # --- writing -------------------------------------------------------------------------------------------------------------
 
-    def admit(self, run_id: str, admission: bytes, record: bytes, head: bytes, blobs: Sequence[tuple[bytes, bytes]] = ()) -> Admission:
+    def admit(
+        self, run_id: str, admission: bytes, record: bytes, head: bytes, blobs: Sequence[tuple[bytes, bytes]] = (), nonce: bytes = b""
+    ) -> Admission:
         """Create the run with its first record unless it exists or has left a tombstone."""
         present = self.meta(run_id)
         if present is not None:
-            return Admission(False, present)
+            return Admission(not present.expired and self.runs[run_id].nonce == nonce != b"", present)
         size = len(record) + sum(len(data) for _, data in blobs)
-        row = self.runs[run_id] = RunRow(admission, head, [record], dict(blobs), size)
+        row = self.runs[run_id] = RunRow(admission, head, [record], dict(blobs), size, nonce=nonce)
         return Admission(True, row.meta())
 
     def append(self, entry: AppendEntry) -> Answer:
@@ -216,12 +224,26 @@ class LogTable:
         return [Command(*item) for item in row.inbox.items()] if row else []
 
     def renew_lease(self, owner: str, ttl_s: float) -> None:
-        """Keep a lease alive for `ttl_s` from now."""
+        """Keep a lease alive for `ttl_s` from now. Raises OwnershipLost if it was revoked."""
+        if self.revoked.get(owner, 0.0) > self.clock():
+            raise revoked(owner)
         self.leases[owner] = self.clock() + ttl_s
 
     def release_lease(self, owner: str) -> None:
         """Give a lease back."""
         self.leases.pop(owner, None)
+
+    def revoke_lease(self, owner: str) -> None:
+        """End a lease for good."""
+        now = self.clock()
+        self.revoked = {one: until for one, until in self.revoked.items() if until > now}
+        self.revoked[owner] = now + self.limits.lease_revoked_s
+        self.leases.pop(owner, None)
+
+    def put_document(self, name: str, data: bytes) -> None:
+        """Store a document."""
+        check_document(name, data, self.limits.document_bytes_max)
+        self.documents[name] = data
 
     def lease_alive(self, owner: str) -> bool:
         """Whether a lease lives."""
@@ -293,6 +315,10 @@ class InMemoryCheckpointStore(LoggedCheckpointStore):
         """See `RunStore.admit`."""
         return self.table.admit(check_run_id(run_id), admission, record, head, blobs)
 
+    async def admit_many(self, admissions: Sequence[NewRun]) -> list[Admission | StoreError]:
+        """See `RunStore.admit_many`."""
+        return [self.table.admit(check_run_id(new.run_id), new.admission, new.record, new.head, new.blobs, new.nonce) for new in admissions]
+
     async def append(self, entry: AppendEntry) -> Answer:
         """See `RunStore.append`."""
         return self.table.append(entry)
@@ -314,6 +340,10 @@ class InMemoryCheckpointStore(LoggedCheckpointStore):
         found = self.table.read(run_id, index, 1)
         return found[0] if found else None
 
+    def read_many_blocking(self, run_id: str, start: int, count: int) -> list[bytes]:
+        """See `RunStore.read_many_blocking`."""
+        return self.table.read(run_id, start, count)
+
     def blob_blocking(self, run_id: str, name: bytes) -> bytes | None:
         """See `RunStore.blob_blocking`."""
         return self.table.blob(run_id, name)
@@ -334,6 +364,10 @@ class InMemoryCheckpointStore(LoggedCheckpointStore):
         """See `RunStore.release_lease`."""
         self.table.release_lease(owner)
 
+    async def revoke_lease(self, owner: str) -> None:
+        """See `RunStore.revoke_lease`."""
+        self.table.revoke_lease(owner)
+
     async def lease_alive(self, owner: str) -> bool:
         """See `RunStore.lease_alive`."""
         return self.table.lease_alive(owner)
@@ -349,6 +383,18 @@ class InMemoryCheckpointStore(LoggedCheckpointStore):
     async def delete_run(self, run_id: str) -> int:
         """See `RunStore.delete_run`."""
         return self.table.delete_run(run_id)
+
+    async def put_document(self, name: str, data: bytes) -> None:
+        """See `RunStore.put_document`."""
+        self.table.put_document(name, data)
+
+    async def document(self, name: str) -> bytes | None:
+        """See `RunStore.document`."""
+        return self.table.documents.get(name)
+
+    async def documents(self) -> dict[str, bytes]:
+        """See `RunStore.documents`."""
+        return dict(self.table.documents)
 
     async def _save_text(self, task_id: str, step_index: int, text: bytes) -> None:
         self._saved.setdefault(task_id, []).append((step_index, text))

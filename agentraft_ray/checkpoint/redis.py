@@ -1,32 +1,34 @@
 """The Redis and Valkey store: what a run store promises, in terms of the scripts, the group commit and a few plain reads.
 
-Core commands and EVAL only. One object may be used from several event loops one after another; each gets connections of its own.
+Core commands and EVAL only. One object may be used from several event loops, also at the same time; each gets connections of its own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from agentraft_ray.checkpoint.base import Admission, Answer, AnswerKind, AppendEntry, Command, RunMeta
-from agentraft_ray.checkpoint.calls import Address, ServerCalls
+from agentraft_ray.checkpoint.base import Admission, Answer, AppendEntry, Command, NewRun, RunMeta, check_document, revoked
+from agentraft_ray.checkpoint.calls import Address, Here, ServerCalls
 from agentraft_ray.checkpoint.durability import parse_durability
 from agentraft_ray.checkpoint.embedded import EmbeddedServer
-from agentraft_ray.checkpoint.keys import Keys
+from agentraft_ray.checkpoint.group_commit import CommitTally, Write
+from agentraft_ray.checkpoint.items import admission_of, admit_item, answer_of, append_item, meta_of, refused
+from agentraft_ray.checkpoint.keys import DOCUMENTS, Keys
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from agentraft_ray.checkpoint.memory import inbox_full
-from agentraft_ray.checkpoint.scripts import DENIED, KEEP_SAVED, SAVE, TRANSITION, Op, frame, frame_list
+from agentraft_ray.checkpoint.scripts import DENIED, KEEP_SAVED, RELEASE, RENEW, REVOKED, SAVE, TRANSITION, Op, frame
 from agentraft_ray.checkpoint.wire import Server, pack
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import ForeignKey, InvalidConfig, StoreError
-from agentraft_ray.identity import GENESIS, NO_OWNER, OwnerToken, check_run_id
+from agentraft_ray.identity import check_run_id
 
 __all__ = ["RedisCheckpointStore"]
 
 _CHUNK = 500  # runs looked at in one round trip of a sweep
-_NOT_DONE = {kind.value: kind for kind in AnswerKind}
 
 
 class RedisCheckpointStore(LoggedCheckpointStore):
@@ -64,14 +66,19 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         server = EmbeddedServer(directory)
         return cls(server.url, server=server, **options)
 
+    @property
+    def tally(self) -> CommitTally:
+        """What the writers of this store have sent so far."""
+        return self._calls.tally
+
     # --- life ----------------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """See `RunStore.open`. Raises ForeignKey, and StoreError where the user lacks a permission."""
         await self._calls.revive()
-        for key in (self.keys.open, self.keys.finished):
+        for key, ours in ((self.keys.open, b"zset"), (self.keys.finished, b"zset"), (self.keys.documents, b"hash")):
             kind = await self._calls.ask_as_writer(key, pack("TYPE", key))
-            if kind not in {b"none", b"zset"}:
+            if kind not in {b"none", ours}:
                 raise ForeignKey(f"key {key!r} holds a {kind.decode()}, which is not ours; choose another prefix=", key=key)
         denied = await self._calls.run_script(DENIED, (self.keys.run("probe").log,), ())
         if denied:
@@ -88,46 +95,57 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         self, run_id: str, admission: bytes, record: bytes, head: bytes, blobs: Sequence[tuple[bytes, bytes]] = ()
     ) -> Admission:
         """See `RunStore.admit`."""
+        [answer] = await self.admit_many([NewRun(run_id, admission, record, head, tuple(blobs))])
+        if isinstance(answer, StoreError):
+            raise answer
+        return answer
+
+    async def admit_many(self, admissions: Sequence[NewRun]) -> list[Admission | StoreError]:
+        """See `RunStore.admit_many`."""
+        if not admissions:
+            return []
+        run_ids = [check_run_id(new.run_id) for new in admissions]
         here = await self._calls.here()
-        fields = [admission, record, head, secrets.token_bytes(8), *frame_list(_flat(blobs))]
-        reply = await here.writer.submit(run_id, Op.ADMIT, fields, self.keys.run(check_run_id(run_id)))
-        meta = self._meta(run_id, reply)
-        assert meta is not None
-        if meta.status == "finished":
-            here.writer.note("drop" if meta.expired else "finish", run_id)
-        return Admission(reply[0] == 1, meta)
+        items = [admit_item(new, new.nonce or secrets.token_bytes(8)) for new in admissions]
+        replies = await here.writer.submit_all(Write(Op.ADMIT, run_ids, items, [self.keys.run(run_id) for run_id in run_ids]))
+        return [self._admitted(here, run_id, reply) for run_id, reply in zip(run_ids, replies, strict=True)]
+
+    def _admitted(self, here: Here, run_id: str, reply: Any) -> Admission | StoreError:
+        try:
+            answer = admission_of(run_id, _raised(reply), self._calls.shown_url)
+        except StoreError as error:
+            return error
+        if answer.meta.status == "finished":
+            here.writer.note("drop" if answer.meta.expired else "finish", run_id)
+        return answer
 
     async def append(self, entry: AppendEntry) -> Answer:
         """See `RunStore.append`."""
-        here = await self._calls.here()
-        leased = False
-        if entry.claim is not None and entry.claim.owner not in {"", entry.token.owner}:
-            leased = await self.lease_alive(entry.claim.owner)
-        check_run_id(entry.run_id)
-        fields, keys = self._append_fields(entry, leased)
-        reply = await here.writer.submit(entry.run_id, Op.APPEND, fields, keys)
-        if reply == 1:
-            if entry.status == "finished":
-                here.writer.note("finish", entry.run_id)
-            return Answer(AnswerKind.APPENDED, entry.token, entry.index + len(entry.records), entry.new_head)
-        word = reply[0].decode()
-        if word == "foreign":
-            return Answer(AnswerKind.FOREIGN, entry.token, entry.index, entry.head)
-        if word == "error":
-            raise StoreError(f"the store at {self._calls.shown_url} refused an append to run {entry.run_id!r}: {reply[1].decode()}")
-        return Answer(_NOT_DONE[word], _token(reply[1]), reply[2], reply[3] or GENESIS)
+        [answer] = await self.append_many((entry,))
+        if isinstance(answer, StoreError):
+            raise answer
+        return answer
 
-    def _append_fields(self, entry: AppendEntry, leased: bool) -> tuple[list[bytes], tuple[str, ...]]:
-        token = _packed(entry.token)
-        expected = token if entry.claim is None else _packed(entry.claim)
-        place = (b"%d" % entry.index, entry.head, entry.new_head, expected, b"1" if leased else b"0", entry.status.encode())
-        fields = [token, entry.append_id, *place, b"%d" % len(entry.records), *entry.records]
-        if not (entry.blobs or entry.needs_blobs or entry.taken or entry.status == "finished"):
-            fields.append(b"0")
-            return fields, self.keys.core(entry.run_id)
-        fields += (b"1", entry.outcome.encode(), *frame_list(_flat(entry.blobs)), *frame_list(entry.needs_blobs))
-        fields += frame_list([command_id.encode() for command_id in entry.taken])
-        return fields, self.keys.run(entry.run_id)
+    async def append_many(self, entries: Sequence[AppendEntry]) -> list[Answer | StoreError]:
+        """See `RunStore.append_many`."""
+        if not entries:
+            return []
+        run_ids = [check_run_id(entry.run_id) for entry in entries]
+        here, url = await self._calls.here(), self._calls.shown_url
+        try:
+            living = await self._living([claimed for entry in entries if (claimed := _claimed_from(entry))])
+        except StoreError as error:
+            return [error] * len(entries)
+        made = [append_item(entry, _claimed_from(entry) in living, self.keys) for entry in entries]
+        replies = await here.writer.submit_all(Write(Op.APPEND, run_ids, [item for item, _ in made], [keys for _, keys in made]))
+        answers = [
+            answer_of(entry, reply, url) if not isinstance(reply, Exception) else _value(reply)
+            for entry, reply in zip(entries, replies, strict=True)
+        ]
+        for entry, reply in zip(entries, replies, strict=True):
+            if reply == 1 and entry.status == "finished":
+                here.writer.note("finish", entry.run_id)
+        return answers
 
     async def push_command(self, run_id: str, command: Command) -> bool:
         """See `RunStore.push_command`."""
@@ -137,7 +155,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         if isinstance(reply, list):
             if reply[0] == b"full":
                 raise inbox_full(run_id, self.limits.inbox_max)
-            raise self._refused(run_id, reply)
+            raise refused(run_id, reply, self._calls.shown_url)
         return bool(reply)
 
     async def delete_run(self, run_id: str) -> int:
@@ -147,7 +165,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         if isinstance(reply, list):
             if reply[0] == b"unfinished":
                 raise StoreError(f"run {run_id!r} is {reply[1].decode()}, so its log stays; cancel it first", run_id=run_id)
-            raise self._refused(run_id, reply)
+            raise refused(run_id, reply, self._calls.shown_url)
         here.writer.note("drop", run_id)
         return int(reply)
 
@@ -155,22 +173,36 @@ class RedisCheckpointStore(LoggedCheckpointStore):
 
     async def meta(self, run_id: str) -> RunMeta | None:
         """See `RunStore.meta`."""
-        reply = await self._calls.run_script(TRANSITION, self.keys.run(check_run_id(run_id)), (0, 0, 0, 1, frame((Op.META,))))
-        return self._meta(run_id, reply[0])
+        [found] = await self.metas([run_id])
+        if isinstance(found, StoreError):
+            raise found
+        return found
 
-    def _meta(self, run_id: str, reply: list[Any]) -> RunMeta | None:
-        if isinstance(reply[0], bytes):
-            if reply[0] == b"missing":
-                return None
-            raise self._refused(run_id, reply)
-        _, token, index, head, status, admission, outcome, expired, size = reply
-        return RunMeta(_token(token), index, head, status.decode(), admission, outcome.decode(), bool(expired), size)
+    async def metas(self, run_ids: Sequence[str]) -> list[RunMeta | StoreError | None]:
+        """See `RunStore.metas`. One round trip for every 500 runs, and on a Redis Cluster for every slot."""
+        here = await self._calls.here()
+        by_slot: dict[int, list[str]] = {}
+        for run_id in dict.fromkeys(map(check_run_id, run_ids)):
+            by_slot.setdefault(here.wire.slot(self.keys.run(run_id).meta), []).append(run_id)
+        parts = [ids[start : start + _CHUNK] for ids in by_slot.values() for start in range(0, len(ids), _CHUNK)]
+        found: dict[str, RunMeta | StoreError | None] = {}
+        for part in await asyncio.gather(*map(self._metas, parts)):
+            found |= part
+        return [found[run_id] for run_id in run_ids]
 
-    def _refused(self, run_id: str, reply: list[Any]) -> StoreError:
-        text = reply[1].decode()
-        if reply[0] == b"foreign":
-            return ForeignKey(f"key {text!r} holds a value of a type that is not ours; choose another prefix=", key=text)
-        return StoreError(f"the store at {self._calls.shown_url} refused a write to run {run_id!r}: {text}; check its permissions")
+    async def _metas(self, run_ids: Sequence[str]) -> dict[str, RunMeta | StoreError | None]:
+        keys = [key for run_id in run_ids for key in self.keys.core(run_id)]
+        try:
+            replies = await self._calls.run_script(TRANSITION, keys, (0, 0, 0, len(run_ids), frame((Op.META,)) * len(run_ids)))
+        except StoreError as error:
+            return dict.fromkeys(run_ids, error)
+        return {run_id: self._meta(run_id, reply) for run_id, reply in zip(run_ids, replies, strict=True)}
+
+    def _meta(self, run_id: str, reply: list[Any]) -> RunMeta | StoreError | None:
+        try:
+            return meta_of(run_id, reply, self._calls.shown_url)
+        except StoreError as error:
+            return error
 
     async def read(self, run_id: str, start: int = 0, count: int | None = None) -> list[bytes]:
         """See `RunStore.read`."""
@@ -190,6 +222,13 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         key = self.keys.run(run_id).log
         found: bytes | None = self._calls.read_blocking(lambda client: client.lindex(key, index), key)
         return found
+
+    def read_many_blocking(self, run_id: str, start: int, count: int) -> list[bytes]:
+        """See `RunStore.read_many_blocking`."""
+        if count <= 0:
+            return []
+        key = self.keys.run(run_id).log
+        return list(self._calls.read_blocking(lambda client: client.lrange(key, start, start + count - 1), key))
 
     def blob_blocking(self, run_id: str, name: bytes) -> bytes | None:
         """See `RunStore.blob_blocking`."""
@@ -249,18 +288,57 @@ class RedisCheckpointStore(LoggedCheckpointStore):
 
     async def renew_lease(self, owner: str, ttl_s: float) -> None:
         """See `RunStore.renew_lease`."""
-        key, ttl_ms = self.keys.lease(owner), max(1, int(ttl_s * 1000))
-        await self._calls.read(lambda client: client.set(key, b"1", px=ttl_ms), key, lease=True)
+        if not await self._calls.run_script(RENEW, (self.keys.lease(owner),), (max(1, int(ttl_s * 1000)),), lease=True):
+            raise revoked(owner)
 
     async def release_lease(self, owner: str) -> None:
         """See `RunStore.release_lease`."""
-        key = self.keys.lease(owner)
-        await self._calls.read(lambda client: client.delete(key), key, lease=True)
+        await self._calls.run_script(RELEASE, (self.keys.lease(owner),), (), lease=True)
+
+    async def revoke_lease(self, owner: str) -> None:
+        """See `RunStore.revoke_lease`."""
+        key, ttl_ms = self.keys.lease(owner), int(self.limits.lease_revoked_s * 1000)
+        await self._calls.read(lambda client: client.set(key, REVOKED, px=ttl_ms), key, lease=True)
 
     async def lease_alive(self, owner: str) -> bool:
         """See `RunStore.lease_alive`."""
-        key = self.keys.lease(owner)
-        return bool(await self._calls.read(lambda client: client.exists(key), key))
+        return bool(await self._living([owner]))
+
+    async def _living(self, owners: Sequence[str]) -> set[str]:
+        """Those whose leases live, in one round trip."""
+        if not owners:
+            return set()
+
+        async def ask(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for owner in owners:
+                pipeline.get(self.keys.lease(owner))
+            return list(await pipeline.execute())
+
+        found = await self._calls.read(ask, self.keys.lease(owners[0]))
+        return {owner for owner, held in zip(owners, found, strict=True) if held not in {None, REVOKED}}
+
+    # --- documents -----------------------------------------------------------------------------------------------------------
+
+    async def put_document(self, name: str, data: bytes) -> None:
+        """See `RunStore.put_document`."""
+        check_document(name, data, self.limits.document_bytes_max)
+        here = await self._calls.here()
+        reply = await here.writer.submit(DOCUMENTS, Op.PUT, (name.encode(), data), (self.keys.documents,))
+        if isinstance(reply, list):
+            raise refused(f"document {name}", reply, self._calls.shown_url)
+
+    async def document(self, name: str) -> bytes | None:
+        """See `RunStore.document`."""
+        key = self.keys.documents
+        found: bytes | None = await self._calls.read(lambda client: client.hget(key, name), key)
+        return found
+
+    async def documents(self) -> dict[str, bytes]:
+        """See `RunStore.documents`."""
+        key = self.keys.documents
+        found = await self._calls.read(lambda client: client.hgetall(key), key)
+        return {name.decode(): data for name, data in found.items()}
 
     # --- checkpoints saved by hand -------------------------------------------------------------------------------------------
 
@@ -277,17 +355,21 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         await self._calls.run_script(KEEP_SAVED, (self.keys.saved(task_id),), (last,))
 
 
-def _packed(token: OwnerToken) -> bytes:
-    return f"{token.epoch}:{token.owner}".encode()
+def _claimed_from(entry: AppendEntry) -> str:
+    """The owner whose lease forbids this claim, "" for none."""
+    claim = entry.claim
+    return "" if claim is None or claim.owner == entry.token.owner else claim.owner
 
 
-def _token(packed: bytes) -> OwnerToken:
-    epoch, _, owner = packed.decode().partition(":")
-    return OwnerToken(int(epoch), owner) if epoch else NO_OWNER
+def _raised(reply: Any) -> Any:
+    if isinstance(reply, Exception):
+        raise _value(reply)
+    return reply
 
 
-def _flat(blobs: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
-    return [part for blob in blobs for part in blob]
+def _value(error: Exception) -> StoreError:
+    """What went wrong, as the port gives it: a setting that keeps our server from starting is a failure of the store too."""
+    return error if isinstance(error, StoreError) else StoreError(str(error))
 
 
 def _chunks(names: Sequence[bytes]) -> Iterator[list[str]]:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-__all__ = ["DENIED", "INDEX", "KEEP_SAVED", "SAVE", "TRANSITION", "Op", "frame", "frame_list", "sha1"]
+__all__ = ["DENIED", "INDEX", "KEEP_SAVED", "RELEASE", "RENEW", "REVOKED", "SAVE", "TRANSITION", "Op", "frame", "frame_list", "sha1"]
 
 _length = struct.Struct(">I").pack
 
@@ -31,6 +31,7 @@ class Op:
     PUSH = b"3"
     DELETE = b"4"
     META = b"5"
+    PUT = b"6"
 
 
 def frame(fields: Iterable[bytes]) -> bytes:
@@ -50,7 +51,9 @@ def frame_list(elements: Sequence[bytes]) -> list[bytes]:
 #   ADMIT  admission, record, head, nonce, blobs
 #   PUSH   command id, body, nonce       the nonce tells our own retry from another command with the same id
 #   DELETE, META  nothing
-# KEYS: those of the items one after another, all six of `RunKeys`, or the first three for an APPEND that is not wide.
+#   PUT    name, data
+# KEYS: those of the items one after another, all six of `RunKeys`, or the first three for META and for an APPEND that is not wide,
+# or that of the documents for PUT.
 # Answers: a number = done (1 for APPEND); an array starting with a word = refused; ADMIT and META answer
 # {created, token, index, head, status, admission, outcome, expired, size}.
 TRANSITION = """
@@ -244,9 +247,22 @@ end
 
 local function meta(e, at) return describe(at, 0) end
 
-local function read_nothing() return {}, 6 end
+local function read_delete() return {}, 6 end
 
-local ops = {{read_append, append}, {read_admit, admit}, {read_push, push}, {read_nothing, delete}, {read_nothing, meta}}
+local function read_meta() return {}, 3 end
+
+local function read_put() return {name = take(), data = take()}, 1 end
+
+local function put(e, at)
+  local problem = foreign(KEYS[at], 'hash')
+  if problem then return problem end
+  redis.call('HSET', KEYS[at], e.name, e.data)
+  return 1
+end
+
+local ops = {
+  {read_append, append}, {read_admit, admit}, {read_push, push}, {read_delete, delete}, {read_meta, meta}, {read_put, put}
+}
 local answers, at = {}, 1
 for i = 1, tonumber(ARGV[4]) do
   local op = ops[tonumber(take())]
@@ -278,6 +294,22 @@ for i = 2, #ARGV, 2 do
   end
   now = now + 1
 end
+return 1
+"""
+
+REVOKED = b"revoked"
+"""What a lease holds that was taken from its owner for good; "1" else."""
+
+# KEYS: lease. ARGV: milliseconds. 0: it was revoked.
+RENEW = """
+if redis.call('GET', KEYS[1]) == 'revoked' then return 0 end
+redis.call('SET', KEYS[1], '1', 'PX', ARGV[1])
+return 1
+"""
+
+# KEYS: lease. One that was revoked stays so: its owner must not take it again.
+RELEASE = """
+if redis.call('GET', KEYS[1]) ~= 'revoked' then redis.call('DEL', KEYS[1]) end
 return 1
 """
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+
+import msgspec
 
 from agentraft_ray.checkpoint.base import (
     Answer,
@@ -24,16 +26,18 @@ from agentraft_ray.checkpoint.base import (
     Checkpoint,
     CheckpointStore,
     Command,
+    NewRun,
     RunMeta,
     RunStore,
 )
 from agentraft_ray.checkpoint.retention import prune
-from agentraft_ray.errors import StoreError
+from agentraft_ray.errors import AgentRaftError, OwnershipLost, PayloadTooLarge, StoreError
 from agentraft_ray.identity import GENESIS, NO_OWNER, OwnerToken, chain, digest
 
 __all__ = ["Pen", "StoreConformance", "admitted", "new_run_id"]
 
 _DEADLINE_S = 10.0
+_DOCUMENT_BYTES_MAX = 1024 * 1024  # the default of `Limits.document_bytes_max`
 
 
 def new_run_id() -> str:
@@ -104,6 +108,15 @@ async def state(store: RunStore, run_id: str) -> tuple[Any, ...]:
     return await store.meta(run_id), await store.read(run_id), await store.inbox(run_id)
 
 
+async def refusal(call: Awaitable[object], kind: type[AgentRaftError]) -> AgentRaftError:
+    """The error of this kind that the call must raise."""
+    try:
+        await call
+    except kind as error:
+        return error
+    raise AssertionError(f"no {kind.__name__} was raised")
+
+
 async def until(condition: Callable[[], Any], what: str) -> None:
     """Wait for an awaitable condition, with a deadline."""
     with contextlib.suppress(TimeoutError):
@@ -158,6 +171,41 @@ class StoreConformance:
             assert len({answer.meta for answer in answers}) == 1
             assert len(await store.read(run_id)) == 1
 
+    async def test_many_admissions_in_one_call_are_each_answered_alone_and_in_order(self) -> None:
+        async with self.opened() as store:
+            assert await store.admit_many([]) == []
+            old = await admitted(store)
+            ids = [new_run_id() for _ in range(4)]
+            news = [NewRun(run_id, digest(b"task"), b"first", chain(GENESIS, b"first"), ((b"blob", b"data"),)) for run_id in ids]
+            again = NewRun(old.run_id, digest(b"other"), b"again", digest(b"again"))
+            answers = await store.admit_many([*news[:2], again, *news[2:], news[0]])
+            found = [answer.created for answer in answers if not isinstance(answer, StoreError)]
+            assert found == [True, True, False, True, True, False]
+            assert answers[2] == (False, await store.meta(old.run_id))
+            for run_id in ids:
+                assert await store.read(run_id) == [b"first"]
+                assert await store.blob(run_id, b"blob") == b"data"
+            assert set(ids) <= set(await store.open_runs())
+
+    async def test_an_admission_sent_again_with_its_nonce_finds_that_it_created_the_run(self) -> None:
+        async with self.opened() as store:
+            new = NewRun(new_run_id(), digest(b"task"), b"first", chain(GENESIS, b"first"), nonce=secrets.token_bytes(8))
+            other = msgspec.structs.replace(new, nonce=secrets.token_bytes(8))
+            first = await store.admit_many([new])
+            assert await store.admit_many([new, other]) == [*first, (False, await store.meta(new.run_id))]
+
+    async def test_many_runs_are_looked_at_in_one_call(self) -> None:
+        async with self.opened() as store:
+            assert await store.metas([]) == []
+            pens = await asyncio.gather(*(admitted(store) for _ in range(20)))
+            await pens[3].write(b"finished", status="finished", outcome="done")
+            await store.delete_run(pens[3].run_id)
+            ids = [pen.run_id for pen in pens]
+            ids.insert(7, new_run_id())
+            found = await store.metas([*ids, ids[0]])
+            assert found == [await store.meta(run_id) for run_id in [*ids, ids[0]]]
+            assert found[7] is None
+
     # --- appending -----------------------------------------------------------------------------------------------------------
 
     async def test_an_append_extends_the_log_and_moves_index_and_head(self) -> None:
@@ -174,6 +222,9 @@ class StoreConformance:
             assert await store.read(pen.run_id, 0, 0) == []
             assert store.read_blocking(pen.run_id, 3) == b"two"
             assert store.read_blocking(pen.run_id, 5) is None
+            assert store.read_many_blocking(pen.run_id, 1, 3) == [b"claimed by first", b"one", b"two"]
+            assert store.read_many_blocking(pen.run_id, 3, 9) == [b"two", b"three"]
+            assert store.read_many_blocking(pen.run_id, 5, 1) == store.read_many_blocking(pen.run_id, 0, 0) == []
 
     async def test_records_are_bytes_of_any_kind_and_any_number(self) -> None:
         async with self.opened() as store:
@@ -237,6 +288,50 @@ class StoreConformance:
             kinds = [answer.kind.value for answer in answers]
             assert kinds == ["appended", "moved", "appended", "no_blob", "appended"]
             assert [len(await store.read(pen.run_id)) for pen in pens] == [3, 2, 3, 2, 3]
+
+    async def test_many_entries_in_one_call_are_each_answered_alone_and_in_order(self) -> None:
+        async with self.opened() as store:
+            assert await store.append_many([]) == []
+            owner = f"owner-{secrets.token_hex(4)}"
+            pens = [await admitted(store, owner if number == 3 else "first") for number in range(6)]
+            await store.renew_lease(owner, 60)
+            entries = [pen.entry(b"one") for pen in pens]
+            entries[1] = pens[1].entry(b"one", head=digest(b"other"))
+            entries[2] = Pen(store, new_run_id(), OwnerToken(1, "first")).entry(b"lost")
+            new = [Pen(store, pen.run_id, OwnerToken(2, "new"), pen.index, pen.head) for pen in pens]
+            entries[3] = new[3].entry(b"claimed", claim=pens[3].token)
+            entries[4] = new[4].entry(b"claimed", claim=pens[4].token)
+            answers = await store.append_many([*entries, entries[0]])
+            kinds = [answer.kind.value for answer in answers if isinstance(answer, Answer)]
+            assert kinds == ["appended", "moved", "missing", "leased", "appended", "appended", "appended"]
+            assert answers[6] == answers[0], "the same entry again finds that it stands"
+            assert [len(await store.read(pen.run_id)) for pen in pens] == [3, 2, 2, 2, 3, 3]
+            await store.release_lease(owner)
+
+    async def test_a_call_may_hold_more_entries_than_a_batch(self) -> None:
+        async with self.opened() as store:
+            head = chain(GENESIS, b"first")
+            ids = [new_run_id() for _ in range(600)]
+            admissions = await store.admit_many([NewRun(run_id, digest(b"task"), b"first", head) for run_id in ids])
+            assert all(not isinstance(one, StoreError) and one.created for one in admissions)
+            pens = [Pen(store, run_id, OwnerToken(1, "first"), 1, head) for run_id in ids]
+            claims = [pen.entry(b"claimed", claim=NO_OWNER, index=1 + number % 2) for number, pen in enumerate(pens)]
+            answers = await store.append_many(claims)
+            kinds = [answer.kind for answer in answers if isinstance(answer, Answer)]
+            assert kinds == [AnswerKind.APPENDED, AnswerKind.MOVED] * 300
+            found = await store.metas(ids)
+            assert [meta.index for meta in found if isinstance(meta, RunMeta)] == [2, 1] * 300
+
+    async def test_entries_of_one_run_are_appended_in_the_order_of_the_call(self) -> None:
+        async with self.opened() as store:
+            pen = await admitted(store)
+            entries = []
+            for number in range(5):
+                entries.append(pen.entry(b"%d" % number))
+                pen.index, pen.head = pen.index + 1, entries[-1].new_head
+            answers = await store.append_many(entries)
+            assert [answer.index for answer in answers if isinstance(answer, Answer)] == [3, 4, 5, 6, 7]
+            assert (await store.read(pen.run_id))[2:] == [b"%d" % number for number in range(5)]
 
     async def test_many_runs_at_once_each_keep_their_own_log(self) -> None:
         async def write(pen: Pen, count: int) -> None:
@@ -340,6 +435,24 @@ class StoreConformance:
                 return not await store.lease_alive(owner)
 
             await until(is_over, "the lease is over")
+
+    async def test_a_lease_that_was_revoked_is_over_and_does_not_come_back(self) -> None:
+        async with self.opened() as store:
+            owner, other = f"owner-{secrets.token_hex(4)}", f"owner-{secrets.token_hex(4)}"
+            pen = await admitted(store, owner)
+            await store.renew_lease(owner, 60)
+            await store.renew_lease(other, 60)
+            await store.revoke_lease(owner)
+            for _ in range(2):
+                assert not await store.lease_alive(owner)
+                lost = await refusal(store.renew_lease(owner, 60), OwnershipLost)
+                assert owner in str(lost)
+                await store.release_lease(owner)
+            assert await store.lease_alive(other)
+            new = Pen(store, pen.run_id, OwnerToken(0, other))
+            assert (await new.claim(await present(store, pen.run_id))).kind is AnswerKind.APPENDED
+            await store.revoke_lease(other)
+            assert not await store.lease_alive(other)
 
     # --- the end of a run ----------------------------------------------------------------------------------------------------
 
@@ -450,6 +563,22 @@ class StoreConformance:
             assert not await store.push_command(pen.run_id, Command("c5", b""))
             assert not await store.push_command(new_run_id(), Command("c6", b""))
 
+    async def test_documents_are_kept_by_name_and_the_last_one_counts(self) -> None:
+        async with self.opened() as store:
+            tag = secrets.token_hex(6)
+            names = [f"{tag}/breaker", f"{tag} größer {{x}}"]
+            assert await store.document(names[0]) is None
+            await store.put_document(names[0], b"first")
+            await store.put_document(names[1], bytes(range(256)))
+            await store.put_document(names[0], b"second")
+            assert [await store.document(name) for name in names] == [b"second", bytes(range(256))]
+            found = {name: data for name, data in (await store.documents()).items() if name.startswith(tag)}
+            assert found == {names[0]: b"second", names[1]: bytes(range(256))}
+            refused = await refusal(store.put_document(names[0], bytes(_DOCUMENT_BYTES_MAX + 1)), PayloadTooLarge)
+            assert refused.fields["limit_bytes"] == _DOCUMENT_BYTES_MAX
+            assert await store.document(names[0]) == b"second"
+            await store.put_document(names[0], bytes(_DOCUMENT_BYTES_MAX))
+
     # --- the rest ------------------------------------------------------------------------------------------------------------
 
     async def test_checkpoints_saved_by_hand_stay_out_of_the_log(self) -> None:
@@ -493,6 +622,8 @@ class StoreConformance:
             pen = await admitted(store)
             await store.push_command(pen.run_id, Command("c", b""))
             await store.renew_lease("registry-owner", 5)
+            await store.revoke_lease("registry-zombie")
+            await store.put_document("registry", b"data")
             await pen.write(b"one", blobs=((b"name", b"data"),), taken=("c",))
             await pen.write(b"finished", status="finished")
             await prune(store)

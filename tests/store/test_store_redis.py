@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentraft_ray.checkpoint import AnswerKind, Command, InMemoryCheckpointStore, RedisCheckpointStore
+from agentraft_ray.checkpoint import Answer, AnswerKind, Command, InMemoryCheckpointStore, NewRun, RedisCheckpointStore
 from agentraft_ray.checkpoint.base import AppendEntry, RunStore
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import ForeignKey, InvalidConfig, StoreError, StoreUnavailable
@@ -73,7 +74,7 @@ _APPENDS = st.fixed_dictionaries(
 )
 _OTHERS = st.fixed_dictionaries(
     {
-        "op": st.sampled_from(["admit", "push", "inbox", "delete", "renew", "release", "lists", "reads"]),
+        "op": st.sampled_from(["admit", "push", "inbox", "delete", "renew", "release", "revoke", "lists", "reads"]),
         "run": _RUNS,
         "token": _OWNERS,
         "command": _COMMANDS,
@@ -117,6 +118,8 @@ class Twins:
                 await self.both(lambda s: s.renew_lease(owner, 600))
             case "release":
                 await self.both(lambda s: s.release_lease(owner))
+            case "revoke":
+                await self.both(lambda s: s.revoke_lease(owner))
             case "lists":
                 await self.both(lambda s: self._mine(s.open_runs()))
                 await self.both(lambda s: self._mine(s.finished_runs()))
@@ -212,6 +215,33 @@ async def test_a_foreign_type_at_the_index_is_seen_at_open(server: TestServer) -
     await store.close()
 
 
+async def test_a_foreign_type_at_the_documents_is_refused_and_left_alone(server: TestServer, store: RedisCheckpointStore) -> None:
+    taken = RedisCheckpointStore(server.url, prefix="papers")
+    with server.client() as client:
+        client.set(taken.keys.documents, "theirs")
+        with pytest.raises(ForeignKey, match="prefix="):
+            await taken.open()
+        for call in (taken.put_document("name", b"data"), taken.document("name"), taken.documents()):
+            with pytest.raises(ForeignKey, match="prefix="):
+                await call
+        assert client.get(taken.keys.documents) == b"theirs"
+    await taken.close()
+
+
+async def test_what_is_wrong_with_one_run_is_a_value_among_many(server: TestServer, store: RedisCheckpointStore) -> None:
+    sound, spoilt, fresh = await admitted(store), await admitted(store), new_run_id()
+    with server.client() as client:
+        client.set(store.keys.run(fresh).log, "theirs")
+        client.delete(store.keys.run(spoilt.run_id).meta)
+        client.set(store.keys.run(spoilt.run_id).meta, "theirs")
+    found = await store.metas([sound.run_id, spoilt.run_id])
+    assert found[0] == await store.meta(sound.run_id)
+    assert isinstance(found[1], ForeignKey)
+    ids = [new_run_id(), fresh]
+    answers = await store.admit_many([NewRun(run_id, b"d", b"first", chain(GENESIS, b"first")) for run_id in ids])
+    assert [isinstance(answer, ForeignKey) for answer in answers] == [False, True]
+
+
 # --- time, loops, load -----------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +319,30 @@ async def test_hundreds_of_runs_need_few_connections(server: TestServer) -> None
         await store.close()
 
 
+async def test_calls_that_come_while_a_batch_is_in_flight_share_the_next_one(store: RedisCheckpointStore) -> None:
+    pens = await asyncio.gather(*(admitted(store) for _ in range(60)))
+    before = replace(store.tally)
+    first = asyncio.create_task(store.append_many([pen.entry(b"one") for pen in pens[:10]]))
+    while store.tally.batches == before.batches:
+        await asyncio.sleep(0)
+    later = [store.append_many([pen.entry(b"one") for pen in pens[start : start + 10]]) for start in range(10, 60, 10)]
+    await asyncio.gather(first, *later)
+    assert store.tally.items - before.items == 60
+    assert store.tally.batches - before.batches == 2
+    assert store.tally.round_trips - before.round_trips == 2
+    assert store.tally.server_s > before.server_s
+
+
+async def test_a_call_waits_for_room_and_a_larger_one_than_all_the_room_goes_alone(server: TestServer) -> None:
+    store = RedisCheckpointStore(server.url, limits=Limits(queued_appends_max=10, batch_runs_max=4, batch_bytes_max=300))
+    pens = await asyncio.gather(*(admitted(store) for _ in range(40)))
+    parts = (pens[:25], pens[25:26], pens[26:])
+    answers = await asyncio.gather(*(store.append_many([pen.entry(b"x" * 100) for pen in part]) for part in parts))
+    assert [len(part) for part in answers] == [25, 1, 14]
+    assert all(isinstance(one, Answer) and one.kind is AnswerKind.APPENDED for part in answers for one in part)
+    await store.close()
+
+
 async def test_scripts_that_the_server_forgot_are_loaded_again(server: TestServer, store: RedisCheckpointStore) -> None:
     pen = await admitted(store)
     with server.client() as client:
@@ -321,6 +375,10 @@ async def test_a_server_that_is_not_there_is_named_after_the_wait() -> None:
         await store.admit("run", b"d", b"first", b"h")
     with pytest.raises(StoreUnavailable):
         await store.read("run")
+    entries = [Pen(store, f"run-{number}", OwnerToken(1, "owner")).entry(b"one") for number in range(3)]
+    values = [*await store.append_many(entries), *await store.metas(["run"]), *await store.admit_many([NewRun("run", b"d", b"r", b"h")])]
+    assert [type(value) for value in values] == [StoreUnavailable] * 5
+    assert len({id(value) for value in values}) >= 3, "to raise one is to change it"
     with pytest.raises(StoreUnavailable):
         store.read_blocking("run", 0)
     await store.close()

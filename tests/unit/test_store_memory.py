@@ -7,7 +7,7 @@ import pytest
 from agentraft_ray.checkpoint import AnswerKind, Checkpoint, Command, InMemoryCheckpointStore, LoggedCheckpointStore, LogTable
 from agentraft_ray.checkpoint.base import AppendEntry, RunStore
 from agentraft_ray.config import Limits
-from agentraft_ray.errors import OutputNotEncodable, StoreError
+from agentraft_ray.errors import OutputNotEncodable, OwnershipLost, StoreError
 from agentraft_ray.identity import GENESIS, NO_OWNER, OwnerToken, chain
 from agentraft_ray.testing.store_conformance import StoreConformance
 
@@ -81,6 +81,19 @@ def test_a_lease_lives_by_the_clock_of_the_table() -> None:
     assert table.lease_alive("owner")
     clock.now = 5
     assert not table.lease_alive("owner")
+
+
+def test_a_revoked_lease_stays_revoked_for_its_time_and_is_then_forgotten() -> None:
+    clock = Clock()
+    table = LogTable(clock, Limits(lease_revoked_s=3600))
+    table.renew_lease("owner", 5)
+    table.revoke_lease("owner")
+    clock.now = 3599
+    with pytest.raises(OwnershipLost, match="must stop"):
+        table.renew_lease("owner", 5)
+    clock.now = 3600
+    table.revoke_lease("other")
+    assert list(table.revoked) == ["other"]
 
 
 def test_an_inbox_that_nobody_empties_refuses_by_name() -> None:
