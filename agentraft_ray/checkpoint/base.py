@@ -220,6 +220,10 @@ class RunStore(ABC):
         """One record, read on a connection of its own without an event loop: for outputs that a step reaches back to."""
 
     @abstractmethod
+    def read_many_blocking(self, run_id: str, start: int, count: int) -> list[bytes]:
+        """Up to `count` records from position `start`, likewise."""
+
+    @abstractmethod
     def blob_blocking(self, run_id: str, name: bytes) -> bytes | None:
         """One blob, likewise."""
 

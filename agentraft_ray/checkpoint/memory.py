@@ -314,6 +314,10 @@ class InMemoryCheckpointStore(LoggedCheckpointStore):
         found = self.table.read(run_id, index, 1)
         return found[0] if found else None
 
+    def read_many_blocking(self, run_id: str, start: int, count: int) -> list[bytes]:
+        """See `RunStore.read_many_blocking`."""
+        return self.table.read(run_id, start, count)
+
     def blob_blocking(self, run_id: str, name: bytes) -> bytes | None:
         """See `RunStore.blob_blocking`."""
         return self.table.blob(run_id, name)

@@ -191,6 +191,13 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         found: bytes | None = self._calls.read_blocking(lambda client: client.lindex(key, index), key)
         return found
 
+    def read_many_blocking(self, run_id: str, start: int, count: int) -> list[bytes]:
+        """See `RunStore.read_many_blocking`."""
+        if count == 0:
+            return []
+        key = self.keys.run(run_id).log
+        return list(self._calls.read_blocking(lambda client: client.lrange(key, start, start + count - 1), key))
+
     def blob_blocking(self, run_id: str, name: bytes) -> bytes | None:
         """See `RunStore.blob_blocking`."""
         key = self.keys.run(run_id).blobs

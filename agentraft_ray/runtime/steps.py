@@ -16,7 +16,7 @@ from typing import Any
 from agentraft_ray.checkpoint.codec import decode_output, encode_output
 from agentraft_ray.errors import OutputNotEncodable
 from agentraft_ray.pipeline import StepContext
-from agentraft_ray.protocol.messages import Call, StepRaised, StepReturned
+from agentraft_ray.protocol.messages import StepRaised, StepReturned
 from agentraft_ray.runtime.boundary import described, plain_text
 from agentraft_ray.taxonomy import FREE, Cost, FailureCause
 
@@ -36,6 +36,11 @@ class StepThreads:
         self._threads_max = threads_max
         self._room = asyncio.Semaphore(threads_max)
         self._overdue: list[str] = []
+
+    @property
+    def overdue(self) -> int:
+        """How many threads hang in steps that were given up."""
+        return len(self._overdue)
 
     async def take_room(self) -> None:
         """Wait for room for one more thread. `call` must follow at once; it gives the room back when its thread ends."""
@@ -91,14 +96,14 @@ def _work(work: Callable[[], Any], loop: asyncio.AbstractEventLoop, ended: Calla
 
 
 class RunningStep:
-    """One attempt at a step function, with its clock and its bill.
+    """One attempt at a step function, with its clock and its bill. `call` is what its host knows it by; it stands in the event.
 
     The clock starts when the function does: waiting for a thread costs a step none of its own time.
     """
 
     __slots__ = ("_began", "_billed", "_ctx", "_fn", "call", "timeout_s")
 
-    def __init__(self, call: Call, fn: Callable[[StepContext], Any], ctx: StepContext, timeout_s: float | None) -> None:
+    def __init__(self, call: Any, fn: Callable[[StepContext], Any], ctx: StepContext, timeout_s: float | None) -> None:
         self.call = call
         self.timeout_s = timeout_s
         self._fn = fn
@@ -129,7 +134,7 @@ class RunningStep:
         except BaseException as error:
             if ends_us(error):
                 raise
-            return self._raised(FailureCause.RAISED, described(error))
+            return self.raised(error)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -139,6 +144,9 @@ class RunningStep:
         """What the attempt has used since this was last asked."""
         used = self._ctx.cost
         seconds = time.perf_counter() - self._began if self._began else 0.0
+        if used is FREE and self._billed is FREE:  # it has booked nothing, as most steps
+            self._billed = Cost(0, 0.0, seconds)
+            return self._billed
         try:
             total = Cost.of(used.tokens, used.usd, used.seconds + seconds)
         except (TypeError, ValueError, AttributeError):  # somebody has put a thing of their own into `ctx.cost`
@@ -146,6 +154,10 @@ class RunningStep:
         part = total if self._billed is FREE else total.less(self._billed)
         self._billed = total
         return part
+
+    def raised(self, error: BaseException) -> StepRaised:
+        """The event for an attempt that ended in `error`."""
+        return self._raised(FailureCause.RAISED, described(error))
 
     def timed_out(self) -> StepRaised:
         """The event for an attempt whose time is over, with what it has booked so far."""

@@ -174,6 +174,8 @@ class StoreConformance:
             assert await store.read(pen.run_id, 0, 0) == []
             assert store.read_blocking(pen.run_id, 3) == b"two"
             assert store.read_blocking(pen.run_id, 5) is None
+            assert store.read_many_blocking(pen.run_id, 2, 2) == (await store.read(pen.run_id, 2, 2))
+            assert store.read_many_blocking(pen.run_id, 2, 0) == store.read_many_blocking(pen.run_id, 90, 5) == []
 
     async def test_records_are_bytes_of_any_kind_and_any_number(self) -> None:
         async with self.opened() as store:
