@@ -135,7 +135,6 @@ def encode(value: Any) -> bytes:
     return _encoder.encode(value)
 
 
-
 def decode(data: bytes, kind: type[T] | Any) -> T:
     """The message of type `kind` in `data`. Raises msgspec.MsgspecError for anything else."""
     decoder = _decoders.get(kind)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agentraft_ray.checkpoint.base import RunStore
@@ -184,30 +184,21 @@ class LoggedOutputs:
         """The encoded bytes of a committed output. Raises LogCorrupted, StoreUnavailable."""
         return self._read().data(step)
 
-    def data_of(self, steps: Iterable[int]) -> dict[int, bytes]:
-        """The same for several steps."""
-        return {step: self.data(step) for step in steps}
-
     def task(self) -> TaskRecord:
         """The task of the run."""
         return self._runs.task(self._run_id)
 
     def payload_data(self, payload: Payload, position: int) -> bytes:
-        """The bytes of a payload: its own, those of its blob, or those of the commit at `position` (-1 for none)."""
-        if payload.data is None and position >= 0:
-            payload = self._read().record_at(position).output
+        """The bytes of a payload: its own, or as they lie in the store, with the commit at log position `position` if it has one."""
         if payload.data is not None:
             return payload.data
-        return self._unread().payload_data(payload, position)
+        outputs = RunOutputs(RunState(self._run_id), self._types, self._runs.store, self._runs.seal, 0)  # no log is needed for that
+        return outputs.payload_data(payload if position < 0 else outputs.record_at(position).output, position)
 
     def _read(self) -> RunOutputs:
         if self._current is None:
             self._current = self._runs.current(self._run_id, self._types)
         return self._current
-
-    def _unread(self) -> RunOutputs:
-        """Outputs that know their run and their store, for what needs no log."""
-        return RunOutputs(RunState(self._run_id), self._types, self._runs.store, self._runs.seal, 0)
 
 
 def _missing(run_id: str) -> LogCorrupted:
