@@ -134,6 +134,9 @@ class ExchangeHost(Controlled):
         """Start with a request; awaiting what comes back does it."""
         raise NotImplementedError
 
+    def waits(self, request: Request) -> None:
+        """A request has begun and does not end at once."""
+
     def reply(self, request: Request, done: Any) -> Reply:
         """The reply that says what came of it."""
         raise NotImplementedError

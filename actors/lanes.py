@@ -25,7 +25,7 @@ _HELD_S_MAX = 0.02  # how long a lane may keep the event loop to itself: then wh
 class Request:
     """A request on its way. `ask` is its message; it is settled once, by whatever comes first: its end, its time-out, its cancellation."""
 
-    __slots__ = ("ask", "definition", "is_settled", "lane", "outbox", "running")
+    __slots__ = ("ask", "definition", "is_settled", "lane", "outbox", "running", "timer")
 
     def __init__(self, outbox: Outbox[Request], ask: Any, definition: Any) -> None:
         self.outbox = outbox
@@ -34,11 +34,14 @@ class Request:
         self.is_settled = False
         self.lane: _Lane | None = None
         self.running: Any = None  # what the host keeps of it while it is under way
+        self.timer: asyncio.TimerHandle | None = None  # ends when it is settled
 
     def settle(self, reply: Reply) -> None:
         """Answer it; only while it is not settled."""
         self.is_settled = True
         self.running = None
+        if self.timer is not None:
+            self.timer.cancel()
         self.outbox.open.pop(self.ask.ticket, None)
         self.outbox.put(reply)
 
@@ -49,6 +52,9 @@ class Host(Protocol):
     def begin(self, request: Request) -> Awaitable[Any]:
         """Start with a request; awaiting what comes back does it."""
 
+    def waits(self, request: Request) -> None:
+        """A request has begun and does not end at once: the time to set a timer."""
+
     def reply(self, request: Request, done: Any) -> Reply:
         """The reply that says what awaiting it gave."""
 
@@ -57,10 +63,11 @@ class Host(Protocol):
 
 
 class _Lane:
-    __slots__ = ("is_watched", "is_yielding", "since", "task")
+    __slots__ = ("is_watched", "is_yielding", "request", "since", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
+        self.request: Request | None = None
         self.is_watched = False  # the event loop will tell when the lane waits
         self.is_yielding = False
         self.since = 0.0  # when it got the event loop
@@ -114,6 +121,8 @@ class Lanes:
     def _waits(self, lane: _Lane) -> None:
         """Called by the event loop, so the lane has let go of it: it waits, or has ended."""
         lane.is_watched = False
+        if lane.request is not None:
+            self._host.waits(lane.request)
         if self._next is lane and not lane.is_yielding:
             self._next = None
         self.go()
@@ -132,7 +141,7 @@ class Lanes:
                     lane.is_watched = True
                     lane.since = time.perf_counter()
                     asyncio.get_running_loop().call_soon(self._waits, lane)
-                request.lane = lane
+                request.lane, lane.request = lane, request
                 try:
                     reply = host.reply(request, await host.begin(request))
                     if not request.is_settled:
@@ -142,7 +151,7 @@ class Lanes:
                 except BaseException as error:  # noqa: BLE001 - the boundary: nothing that a request does ends an actor
                     if not request.is_settled:
                         request.settle(host.failed(request, error))
-                request.lane = None
+                request.lane = lane.request = None
                 self.done += 1
                 if task.cancelling() or contextvars.copy_context():
                     return  # what it leaves behind must not reach the next one

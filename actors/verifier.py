@@ -36,16 +36,6 @@ class VerifierSettings(msgspec.Struct, frozen=True):
     encryption_key: bytes | None = None
 
 
-class _Judging:
-    """A verdict under way: since when, and the timer that ends it."""
-
-    __slots__ = ("began", "timer")
-
-    def __init__(self, began: float, timer: asyncio.TimerHandle) -> None:
-        self.began = began
-        self.timer = timer
-
-
 class VerifierActor(ExchangeHost):
     """Judges outputs. `settings` = encoded `VerifierSettings`."""
 
@@ -74,17 +64,18 @@ class VerifierActor(ExchangeHost):
         ask: Judge = request.ask
         blueprint: Blueprint = request.definition
         verifier, outputs = blueprint.verifier, self._outputs(blueprint, ask.run_id)
-        timer = asyncio.get_running_loop().call_later(ask.timeout_s + _GRACE_S, self._overdue, request)
-        request.running = _Judging(time.perf_counter(), timer)
-        try:
-            task, near, data = ask.task, dict(ask.parents), ask.output.data
-            if task is None or data is None or None in near.values():
-                task, near = await self._fetched(ask, outputs)  # type: ignore[assignment]
-                data = data if data is not None else await asyncio.to_thread(outputs.payload_data, ask.output, ask.position)
-            make = partial(_input, ask, blueprint, outputs, task, near, data)  # type: ignore[arg-type]
-            return await opinion(verifier, make, ask.previous, partial(_checked, blueprint), is_suspect=ask.position >= 0)
-        finally:
-            timer.cancel()
+        request.running = time.perf_counter()
+        task, near, data = ask.task, dict(ask.parents), ask.output.data
+        if task is None or data is None or None in near.values():
+            task, near = await self._fetched(ask, outputs)  # type: ignore[assignment]
+            data = data if data is not None else await asyncio.to_thread(outputs.payload_data, ask.output, ask.position)
+        make = partial(_input, ask, blueprint, outputs, task, near, data)  # type: ignore[arg-type]
+        return await opinion(verifier, make, ask.previous, partial(_checked, blueprint), is_suspect=ask.position >= 0)
+
+    def waits(self, request: Request) -> None:
+        """The verdict's time is bounded here, whatever the verifier does; most rules are done before that is needed."""
+        left_s = request.ask.timeout_s + _GRACE_S - self._seconds(request)
+        request.timer = asyncio.get_running_loop().call_later(left_s, self._overdue, request)
 
     def reply(self, request: Request, done: VerificationResult | None) -> Reply:
         """A verdict with the wall time that it took."""
@@ -107,8 +98,8 @@ class VerifierActor(ExchangeHost):
         return Judged(request.ask.ticket, VerificationResult.fault(why, verifier=name), self._seconds(request))
 
     def _seconds(self, request: Request) -> float:
-        judging: _Judging | None = request.running
-        return 0.0 if judging is None else time.perf_counter() - judging.began
+        began: float | None = request.running
+        return 0.0 if began is None else time.perf_counter() - began
 
 
 def _input(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -64,14 +65,13 @@ class WorkerActor(ExchangeHost):
         outputs, near = self._outputs(request.definition, work.run_id), dict(work.parents)
         if work.task is None or None in near.values():
             return self._run_with_fetched(request, outputs)
-        return self._run(request, work.task, near, outputs)  # type: ignore[arg-type]
+        running = self._running(request, work.task, near, outputs)  # type: ignore[arg-type]
+        return self._run(running, None if running.is_async else self._overdue)
 
     async def _run_with_fetched(self, request: Request, outputs: LoggedOutputs) -> StepReturned | StepRaised:
-        return await self._run(request, *await self._fetched(request.ask, outputs), outputs)
+        return await self._run(self._running(request, *await self._fetched(request.ask, outputs), outputs), self._overdue)
 
-    def _run(
-        self, request: Request, task: TaskRecord, near: dict[int, bytes], outputs: LoggedOutputs
-    ) -> Awaitable[StepReturned | StepRaised]:
+    def _running(self, request: Request, task: TaskRecord, near: dict[int, bytes], outputs: LoggedOutputs) -> RunningStep:
         work: Work = request.ask
         blueprint = request.definition
         step = work.step
@@ -86,8 +86,18 @@ class WorkerActor(ExchangeHost):
             work.sample,
         )
         running = request.running = RunningStep(request, blueprint.pipeline.step_at(step).fn, context, work.timeout_s)
-        types = blueprint.output_types
-        return running.run(self._threads, self._payload_bytes_max, types[step % len(types)], self._overdue)
+        return running
+
+    def _run(self, running: RunningStep, overdue: Callable[[RunningStep], None] | None) -> Awaitable[StepReturned | StepRaised]:
+        request: Request = running.call
+        types = request.definition.output_types
+        return running.run(self._threads, self._payload_bytes_max, types[request.ask.step % len(types)], overdue)
+
+    def waits(self, request: Request) -> None:
+        """The clock of an async step rings from here on; most are done before they would need one."""
+        running: RunningStep | None = request.running
+        if running is not None and running.is_async and (left_s := running.left_s()) is not None:
+            request.timer = asyncio.get_running_loop().call_later(left_s, self._overdue, running)
 
     def reply(self, request: Request, done: StepReturned | StepRaised) -> Reply:
         """What a step did, as the coordinator is told."""

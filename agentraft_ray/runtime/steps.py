@@ -112,12 +112,12 @@ class RunningStep:
         self._billed = FREE
 
     async def run(
-        self, threads: StepThreads, bytes_max: int, wanted: Any, overdue: Callable[[RunningStep], None]
+        self, threads: StepThreads, bytes_max: int, wanted: Any, overdue: Callable[[RunningStep], None] | None
     ) -> StepReturned | StepRaised:
         """Run to its end. Whatever the function raises is a value here; only cancellation passes through.
 
         `wanted` = the type that the function declares for its output, None for plain data; what does not fit it is no output.
-        `overdue` is called when the time is over.
+        `overdue` is called when the time is over; None where the host looks after the time of an async function, by `left_s`.
         """
         fn, ctx = self._fn, self._ctx
         timer = None
@@ -126,7 +126,7 @@ class RunningStep:
             if not is_async:
                 await threads.take_room()
             self._began = time.perf_counter()
-            if self.timeout_s is not None:
+            if self.timeout_s is not None and overdue is not None:
                 timer = asyncio.get_running_loop().call_later(self.timeout_s, overdue, self)
             output = await (fn(ctx) if is_async else threads.call(fn, ctx))
             if not is_async and inspect.isawaitable(output):
@@ -139,6 +139,15 @@ class RunningStep:
             if timer is not None:
                 timer.cancel()
         return self._returned(output, bytes_max, wanted)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function runs on the event loop."""
+        return _is_async(self._fn)
+
+    def left_s(self) -> float | None:
+        """How much of its time a running step has left; None where it has no bound."""
+        return None if self.timeout_s is None else self.timeout_s - (time.perf_counter() - self._began)
 
     def bill(self) -> Cost:
         """What the attempt has used since this was last asked."""
