@@ -145,6 +145,9 @@ class ExchangeHost(Controlled):
         """The reply that says what was raised instead."""
         raise NotImplementedError
 
+    def _begin_drain(self) -> None:
+        self._forget(self._lanes.take_back())
+
     def _called_off(self, request: Request) -> Reply:
         """The reply to a request that was cancelled."""
         raise NotImplementedError
@@ -180,9 +183,9 @@ class ExchangeHost(Controlled):
 
 
 def _load_definition(definition: bytes) -> Blueprint:
-    # Looked up when it is needed: it brings the user's modules along.
-    found: Blueprint = import_module("agentraft_ray.actors.definitions").load_blueprint(definition)
-    return found
+    from agentraft_ray.actors.definitions import load_blueprint  # noqa: PLC0415 - a host of definitions of its own does without
+
+    return load_blueprint(definition)
 
 
 def _open_store(description: bytes) -> RunStore:

@@ -112,6 +112,12 @@ class Lanes:
             lane.task.add_done_callback(_retrieved)
             loop.call_soon(self._waits, lane)
 
+    def take_back(self) -> list[Request]:
+        """The requests that no lane has begun, which now none will."""
+        queued = [request for request in self._queue if not request.is_settled]
+        self._queue.clear()
+        return queued
+
     def stop(self, request: Request) -> None:
         """End a request that was settled: what runs is cancelled, what is queued never starts."""
         lane = request.lane
@@ -121,7 +127,7 @@ class Lanes:
     def _waits(self, lane: _Lane) -> None:
         """Called by the event loop, so the lane has let go of it: it waits, or has ended."""
         lane.is_watched = False
-        if lane.request is not None:
+        if lane.request is not None and not lane.request.is_settled:
             self._host.waits(lane.request)
         if self._next is lane and not lane.is_yielding:
             self._next = None
