@@ -71,14 +71,14 @@ class Client:
 
     def judge(self, output: Any = "a sentence.", step: int = 0, **fields: Any) -> Judge:
         self.tickets += 1
-        data = encode_output(output)
+        data = b"" if isinstance(output, Payload) else encode_output(output)
         values: dict[str, Any] = {
             "ticket": self.tickets,
             "definition": self.blueprint.plan.fingerprint,
             "run_id": "run",
             "step": step,
             "attempt": 0,
-            "output": Payload(digest(data), len(data), data),
+            "output": output if isinstance(output, Payload) else Payload(digest(data), len(data), data),
             "position": -1,
             "previous": "",
             "timeout_s": 60.0,

@@ -10,7 +10,7 @@ from agentraft_ray.actors.messages import Returning
 
 
 def exchange(forgotten: list[Any] | None = None, **options: Any) -> Exchange[str]:
-    return Exchange(lambda requests: (forgotten if forgotten is not None else []).extend(requests), **options)
+    return Exchange((forgotten if forgotten is not None else []).extend, **options)
 
 
 async def test_replies_leave_at_once_and_all_together() -> None:

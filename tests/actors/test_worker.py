@@ -309,7 +309,14 @@ class Unpicklable(Exception):
 
 
 async def raises(ctx: StepContext) -> Any:
-    errors = [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit(), StopAsyncIteration(), Unpicklable(threading.Lock())]
+    errors = [
+        SystemExit(3),
+        KeyboardInterrupt(),
+        asyncio.CancelledError(),
+        GeneratorExit(),
+        StopAsyncIteration(),
+        Unpicklable(threading.Lock()),
+    ]
     raise errors[ctx.attempt]
 
 
