@@ -76,8 +76,6 @@ def document_name(fingerprint: bytes) -> str:
     return f"definition:{fingerprint.hex()}"
 
 
-
-
 def _modules_of(pipeline: Pipeline) -> Iterable[str]:
     return [name for step in pipeline.block if isinstance(name := getattr(step.fn, "__module__", None), str)]
 

@@ -278,7 +278,7 @@ class RunDriver:
             return []
         step, name = command.step, state.plan.name(command.step)
         context = StepContext(
-            task=task_copy(state),
+            task=task_copy(state.task),
             outputs=AncestorOutputs(self.outputs, step, near),
             attempt=command.attempt,
             hint=command.hint,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from agentraft_ray.checkpoint.codec import decode_output
 from agentraft_ray.pipeline import Task
 from agentraft_ray.protocol.messages import Verify
-from agentraft_ray.protocol.state import RunState
+from agentraft_ray.protocol.records import TaskRecord
 from agentraft_ray.runtime.boundary import described
 from agentraft_ray.runtime.environment import Environment
 from agentraft_ray.runtime.outputs import History, RunOutputs
 from agentraft_ray.runtime.steps import ends_us
 from agentraft_ray.taxonomy import VerificationResult
-from agentraft_ray.verifier.base import VerifyInput
+from agentraft_ray.verifier.base import Verifier, VerifyInput
 
-__all__ = ["judge", "task_copy"]
+__all__ = ["judge", "opinion", "task_copy"]
 
 
 async def judge(environment: Environment, outputs: RunOutputs, command: Verify) -> VerificationResult | None:
@@ -28,30 +30,46 @@ async def judge(environment: Environment, outputs: RunOutputs, command: Verify) 
     data = payload.data if payload.data is not None else await outputs.fetch_payload(payload, command.position)
     parents = outputs.state.plan.parents(command.step)
     near = outputs.at_hand(parents) or await outputs.fetch(parents)
-    try:
-        request = VerifyInput(
-            task=task_copy(outputs.state),
+
+    def request() -> VerifyInput:
+        return VerifyInput(
+            task=task_copy(outputs.state.task),
             step=environment.pipeline.steps[command.step],
             output=outputs.decode(command.step, data),
             history=History(outputs, command.step, near),
             attempt=command.attempt,
             deadline_s=command.timeout_s,
         )
-        if previous:
-            result = await verifier.second_opinion(request, previous)
-            if result is None and command.output is not None:
+
+    return await opinion(verifier, request, previous, environment.checked, is_suspect=command.output is None)
+
+
+async def opinion(
+    verifier: Verifier,
+    request: Callable[[], VerifyInput],
+    previous: str,
+    checked: Callable[[object], VerificationResult],
+    *,
+    is_suspect: bool,
+) -> VerificationResult | None:
+    """The verdict of `verifier` about what `request` makes, through `checked`. What is raised is a fault; only cancellation passes.
+
+    With `previous`, by another mechanism than that: None where there is none, but a suspect is then judged by the same one again.
+    """
+    try:
+        asked = request()  # in here, because decoding an output is a matter of the user's types
+        result: object = await verifier.second_opinion(asked, previous) if previous else None
+        if result is None:
+            if previous and not is_suspect:
                 return None
-            result = result or await verifier.verify(request)
-        else:
-            result = await verifier.verify(request)
+            result = await verifier.verify(asked)
     except BaseException as error:
         if ends_us(error):
             raise
         return VerificationResult.fault(described(error), verifier=verifier.name)
-    return environment.checked(result)
+    return checked(result)
 
 
-def task_copy(state: RunState) -> Task:
+def task_copy(task: TaskRecord) -> Task:
     """The task as one reader may have it: what that does to the inputs reaches nobody else."""
-    task = state.task
     return Task(task.goal, decode_output(task.inputs), task.id)

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from agentraft_ray.checkpoint.base import RunStore
 from agentraft_ray.checkpoint.codec import decode_output
 from agentraft_ray.checkpoint.seal import Seal
 from agentraft_ray.errors import LogCorrupted
+from agentraft_ray.protocol.plan import Plan
 from agentraft_ray.protocol.records import Payload, StepCommitted, decode_record
 from agentraft_ray.protocol.state import RunState
 
-__all__ = ["AncestorOutputs", "History", "RunOutputs"]
+__all__ = ["AncestorOutputs", "CommittedOutputs", "History", "RunOutputs"]
 
 _ENTRY_BYTES = 250  # what keeping an output takes besides its bytes; small outputs would otherwise cost many times the limit
+
+
+class CommittedOutputs(Protocol):
+    """What steps and verifiers look through: the committed outputs of one run, wherever they are kept."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the run."""
+
+    def value(self, step: int) -> Any:
+        """The committed output of a step, decoded; an isolated copy. May block while it is read from the store."""
+
+    def decode(self, step: int, data: bytes) -> Any:
+        """An output of a step as everyone sees it."""
 
 
 class RunOutputs:
@@ -30,6 +45,11 @@ class RunOutputs:
         self._bytes_max = bytes_max
         self._bytes = 0
         self._cache: OrderedDict[int, tuple[int, bytes]] = OrderedDict()  # step -> (log position, encoded output)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the run."""
+        return self.state.plan
 
     def keep(self, step: int, position: int, data: bytes) -> None:
         """Remember an output that was just committed."""
@@ -52,8 +72,13 @@ class RunOutputs:
         """An output of a step as everyone sees it, through the type that the step function declares."""
         return decode_output(data, self.type_of(step))
 
+    @property
+    def kept_bytes(self) -> int:
+        """What the outputs that are kept in memory take."""
+        return self._bytes
+
     def data(self, step: int) -> bytes:
-        """The encoded bytes of a committed output."""
+        """The encoded bytes of a committed output; blocks the caller where they are read back."""
         position = self.state.position(step)
         kept = self._cache.get(step)
         if kept is not None and kept[0] == position:
@@ -61,13 +86,14 @@ class RunOutputs:
         record = self.record_at(position)
         if not isinstance(record, StepCommitted):
             raise self._missing(position)
-        return self._payload_data(record.output, position)
+        return self.payload_data(record.output, position)
 
     def record_at(self, position: int) -> Any:
         """The record at a log position, read back from the store; blocks the caller."""
         return self._opened(position, self._store.read_blocking(self.state.run_id, position))
 
-    def _payload_data(self, payload: Payload, position: int) -> bytes:
+    def payload_data(self, payload: Payload, position: int = -1) -> bytes:
+        """The bytes of a payload, from its blob where the record does not hold them; blocks the caller."""
         if payload.data is not None:
             return payload.data
         for name in self._seal.blob_names(payload.digest):
@@ -131,7 +157,7 @@ class RunOutputs:
 class AncestorOutputs(Mapping[str, Any]):
     """Step name -> output, of all committed ancestors of a step. Looking one up decodes it, and loads it if it is not `near`."""
 
-    def __init__(self, outputs: RunOutputs, step: int, near: Mapping[int, bytes]) -> None:
+    def __init__(self, outputs: CommittedOutputs, step: int, near: Mapping[int, bytes]) -> None:
         """`near` = encoded outputs that are at hand, by step."""
         self._outputs = outputs
         self._step = step
@@ -141,7 +167,7 @@ class AncestorOutputs(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name in self._seen:
             return self._seen[name]
-        plan = self._outputs.state.plan
+        plan = self._outputs.plan
         index = plan.index_of(name) if isinstance(name, str) else None
         if index is None or plan.depth_to(self._step, index) is None:
             raise KeyError(name)
@@ -150,11 +176,11 @@ class AncestorOutputs(Mapping[str, Any]):
         return self._seen.setdefault(name, value)
 
     def __iter__(self) -> Iterator[str]:
-        plan = self._outputs.state.plan
+        plan = self._outputs.plan
         return (plan.name(index) for index in sorted(plan.ancestors(self._step)))
 
     def __len__(self) -> int:
-        plan = self._outputs.state.plan
+        plan = self._outputs.plan
         return self._step if plan.is_chain else sum(1 for _ in plan.ancestors(self._step))
 
     def __repr__(self) -> str:
@@ -164,7 +190,7 @@ class AncestorOutputs(Mapping[str, Any]):
 class History(Sequence[tuple[str, Any]]):
     """(step name, output) of the committed ancestors in pipeline order, loaded on access; compares equal to such a list."""
 
-    def __init__(self, outputs: RunOutputs, step: int, near: Mapping[int, bytes]) -> None:
+    def __init__(self, outputs: CommittedOutputs, step: int, near: Mapping[int, bytes]) -> None:
         self._outputs = outputs
         self._step = step
         self._near = near
@@ -188,11 +214,11 @@ class History(Sequence[tuple[str, Any]]):
 
     def _steps(self) -> Sequence[int]:
         if self._ancestors is None:
-            plan = self._outputs.state.plan
+            plan = self._outputs.plan
             self._ancestors = range(self._step) if plan.is_chain else sorted(plan.ancestors(self._step))
         return self._ancestors
 
     def _pair(self, step: int) -> tuple[str, Any]:
         data = self._near.get(step)
         value = self._outputs.value(step) if data is None else self._outputs.decode(step, data)
-        return self._outputs.state.plan.name(step), value
+        return self._outputs.plan.name(step), value

@@ -16,7 +16,7 @@ from typing import Any
 from agentraft_ray.checkpoint.codec import decode_output, encode_output
 from agentraft_ray.errors import OutputNotEncodable
 from agentraft_ray.pipeline import StepContext
-from agentraft_ray.protocol.messages import Call, StepRaised, StepReturned
+from agentraft_ray.protocol.messages import StepRaised, StepReturned
 from agentraft_ray.runtime.boundary import described, plain_text
 from agentraft_ray.taxonomy import FREE, Cost, FailureCause
 
@@ -36,6 +36,11 @@ class StepThreads:
         self._threads_max = threads_max
         self._room = asyncio.Semaphore(threads_max)
         self._overdue: list[str] = []
+
+    @property
+    def overdue(self) -> int:
+        """How many threads hang in steps that were given up."""
+        return len(self._overdue)
 
     async def take_room(self) -> None:
         """Wait for room for one more thread. `call` must follow at once; it gives the room back when its thread ends."""
@@ -91,14 +96,14 @@ def _work(work: Callable[[], Any], loop: asyncio.AbstractEventLoop, ended: Calla
 
 
 class RunningStep:
-    """One attempt at a step function, with its clock and its bill.
+    """One attempt at a step function, with its clock and its bill. `call` is what its host knows it by; it stands in the event.
 
     The clock starts when the function does: waiting for a thread costs a step none of its own time.
     """
 
     __slots__ = ("_began", "_billed", "_ctx", "_fn", "call", "timeout_s")
 
-    def __init__(self, call: Call, fn: Callable[[StepContext], Any], ctx: StepContext, timeout_s: float | None) -> None:
+    def __init__(self, call: Any, fn: Callable[[StepContext], Any], ctx: StepContext, timeout_s: float | None) -> None:
         self.call = call
         self.timeout_s = timeout_s
         self._fn = fn
@@ -107,12 +112,12 @@ class RunningStep:
         self._billed = FREE
 
     async def run(
-        self, threads: StepThreads, bytes_max: int, wanted: Any, overdue: Callable[[RunningStep], None]
+        self, threads: StepThreads, bytes_max: int, wanted: Any, overdue: Callable[[RunningStep], None] | None
     ) -> StepReturned | StepRaised:
         """Run to its end. Whatever the function raises is a value here; only cancellation passes through.
 
         `wanted` = the type that the function declares for its output, None for plain data; what does not fit it is no output.
-        `overdue` is called when the time is over.
+        `overdue` is called when the time is over; None where the host looks after the time of an async function, by `left_s`.
         """
         fn, ctx = self._fn, self._ctx
         timer = None
@@ -121,7 +126,7 @@ class RunningStep:
             if not is_async:
                 await threads.take_room()
             self._began = time.perf_counter()
-            if self.timeout_s is not None:
+            if self.timeout_s is not None and overdue is not None:
                 timer = asyncio.get_running_loop().call_later(self.timeout_s, overdue, self)
             output = await (fn(ctx) if is_async else threads.call(fn, ctx))
             if not is_async and inspect.isawaitable(output):
@@ -129,16 +134,28 @@ class RunningStep:
         except BaseException as error:
             if ends_us(error):
                 raise
-            return self._raised(FailureCause.RAISED, described(error))
+            return self.raised(error)
         finally:
             if timer is not None:
                 timer.cancel()
         return self._returned(output, bytes_max, wanted)
 
+    @property
+    def is_async(self) -> bool:
+        """Whether the function runs on the event loop."""
+        return _is_async(self._fn)
+
+    def left_s(self) -> float | None:
+        """How much of its time a running step has left; None where it has no bound."""
+        return None if self.timeout_s is None else self.timeout_s - (time.perf_counter() - self._began)
+
     def bill(self) -> Cost:
         """What the attempt has used since this was last asked."""
         used = self._ctx.cost
         seconds = time.perf_counter() - self._began if self._began else 0.0
+        if used is FREE and self._billed is FREE:  # it has booked nothing, as most steps
+            self._billed = Cost(0, 0.0, seconds)
+            return self._billed
         try:
             total = Cost.of(used.tokens, used.usd, used.seconds + seconds)
         except (TypeError, ValueError, AttributeError):  # somebody has put a thing of their own into `ctx.cost`
@@ -146,6 +163,10 @@ class RunningStep:
         part = total if self._billed is FREE else total.less(self._billed)
         self._billed = total
         return part
+
+    def raised(self, error: BaseException) -> StepRaised:
+        """The event for an attempt that ended in `error`."""
+        return self._raised(FailureCause.RAISED, described(error))
 
     def timed_out(self) -> StepRaised:
         """The event for an attempt whose time is over, with what it has booked so far."""
@@ -182,6 +203,9 @@ def ends_us(error: BaseException) -> bool:
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:
+    code = getattr(fn, "__code__", None)
+    if code is not None and code.co_flags & inspect.CO_COROUTINE:  # most are; it is asked for every attempt
+        return True
     while isinstance(fn, partial):
         fn = fn.func
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004

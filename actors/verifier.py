@@ -1,0 +1,119 @@
+"""The verifier: gives verdicts to coordinators. Whatever a verifier does, a verdict or a fault comes back within its time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping
+from functools import partial
+
+import msgspec
+
+from agentraft_ray.actors.hosting import ExchangeHost, LoadDefinition, OpenStore
+from agentraft_ray.actors.lanes import Request
+from agentraft_ray.actors.messages import Judge, Judged, Reply, Returning, decode
+from agentraft_ray.errors import StoreUnavailable
+from agentraft_ray.protocol.records import TaskRecord
+from agentraft_ray.runtime.blueprint import Blueprint
+from agentraft_ray.runtime.boundary import checked_verdict, described
+from agentraft_ray.runtime.judging import opinion, task_copy
+from agentraft_ray.runtime.logged_outputs import LoggedOutputs
+from agentraft_ray.runtime.outputs import History
+from agentraft_ray.taxonomy import VerificationResult
+from agentraft_ray.verifier.base import VerifyInput
+
+__all__ = ["VerifierActor", "VerifierSettings"]
+
+_GRACE_S = 0.25  # a verifier that keeps its own deadline answers for itself, with its bill
+
+
+class VerifierSettings(msgspec.Struct, frozen=True):
+    """How a verifier is made; `slots` = verdicts at a time, the others as for a worker."""
+
+    store: bytes | None = None
+    slots: int | None = 256
+    hold_s: float = 2.0
+    encryption_key: bytes | None = None
+
+
+class VerifierActor(ExchangeHost):
+    """Judges outputs. `settings` = encoded `VerifierSettings`."""
+
+    def __init__(self, settings: bytes, *, load: LoadDefinition | None = None, open_store: OpenStore | None = None) -> None:
+        chosen: VerifierSettings = decode(settings, VerifierSettings)
+        super().__init__(
+            slots=chosen.slots,
+            hold_s=chosen.hold_s,
+            store=chosen.store,
+            encryption_key=chosen.encryption_key,
+            load=load,
+            open_store=open_store,
+        )
+
+    async def exchange(self, client: str, batch: bytes) -> bytes:
+        """Take in a batch of `Judge`; the verdicts that are ready, once there are any, at the latest after `hold_s`."""
+        return await self._exchanged(client, decode(batch, list[Judge]))
+
+    # --- one verdict ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, request: Request) -> Awaitable[VerificationResult | None]:
+        """Start with a verdict; what comes back gives it."""
+        return self._judge(request)
+
+    async def _judge(self, request: Request) -> VerificationResult | None:
+        ask: Judge = request.ask
+        blueprint: Blueprint = request.definition
+        verifier, outputs = blueprint.verifier, self._outputs(blueprint, ask.run_id)
+        request.running = time.perf_counter()
+        task, near, data = ask.task, dict(ask.parents), ask.output.data
+        if task is None or data is None or None in near.values():
+            task, near = await self._fetched(ask, outputs)  # type: ignore[assignment]
+            data = data if data is not None else await asyncio.to_thread(outputs.payload_data, ask.output, ask.position)
+        make = partial(_input, ask, blueprint, outputs, task, near, data)  # type: ignore[arg-type]
+        return await opinion(verifier, make, ask.previous, partial(_checked, blueprint), is_suspect=ask.position >= 0)
+
+    def waits(self, request: Request) -> None:
+        """The verdict's time is bounded here, whatever the verifier does; most rules are done before that is needed."""
+        left_s = request.ask.timeout_s + _GRACE_S - self._seconds(request)
+        request.timer = asyncio.get_running_loop().call_later(left_s, self._overdue, request)
+
+    def reply(self, request: Request, done: VerificationResult | None) -> Reply:
+        """A verdict with the wall time that it took."""
+        return Judged(request.ask.ticket, done, self._seconds(request))
+
+    def failed(self, request: Request, error: BaseException) -> Reply:
+        """A verdict that there is not, because what is to be judged cannot be read, or because the verifier ended its own task."""
+        if isinstance(error, StoreUnavailable):
+            return Returning(request.ask.ticket)
+        return self._fault(request, described(error))
+
+    def _called_off(self, request: Request) -> Reply:
+        return self._fault(request, "it was called off")
+
+    def _overdue(self, request: Request) -> None:
+        self._end(request, self._fault(request, f"no verdict within {request.ask.timeout_s:.3g} s"))
+
+    def _fault(self, request: Request, why: str) -> Judged:
+        name = request.definition.verifier.name
+        return Judged(request.ask.ticket, VerificationResult.fault(why, verifier=name), self._seconds(request))
+
+    def _seconds(self, request: Request) -> float:
+        began: float | None = request.running
+        return 0.0 if began is None else time.perf_counter() - began
+
+
+def _input(
+    ask: Judge, blueprint: Blueprint, outputs: LoggedOutputs, task: TaskRecord, near: Mapping[int, bytes], data: bytes
+) -> VerifyInput:
+    return VerifyInput(
+        task=task_copy(task),
+        step=blueprint.pipeline.steps[ask.step],
+        output=outputs.decode(ask.step, data),
+        history=History(outputs, ask.step, near),
+        attempt=ask.attempt,
+        deadline_s=ask.timeout_s,
+    )
+
+
+def _checked(blueprint: Blueprint, result: object) -> VerificationResult:
+    return checked_verdict(result, blueprint.verifier.name, blueprint.limits)
