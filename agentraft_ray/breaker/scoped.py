@@ -55,6 +55,11 @@ class ScopedBreakers:
         self._counted_in_order: deque[_Counted] = deque()
 
     @property
+    def generations(self) -> int:
+        """The highest generation used so far."""
+        return self._generations
+
+    @property
     def first_generation(self) -> int:
         """The generation of a closed scope that nothing is known of."""
         return self._first_generation

@@ -434,8 +434,8 @@ def test_another_hosts_word_replaces_what_was_known_and_keeps_a_window_that_goes
     assert here.standing(SCOPE, 1030.0) == closed
     for host in (here, there):
         assert [observe(host, closed.generation, name, "r", True, 1031.0) for name in "xyz"] == [None, None, OPEN]
-    here.adopt(SCOPE, Standing(90, OPEN, 1090.0), 1031.0)
-    assert here.acquire(SCOPE, "q", "o", "r", 1031.0) == Denied(SCOPE, 1090.0)
+    here.adopt(SCOPE, Standing(90, OPEN, 1051.0), 1031.0)
+    assert here.acquire(SCOPE, "q", "o", "r", 1031.0) == Denied(SCOPE, 1051.0)
 
 
 def test_a_host_that_found_its_snapshot_late_keeps_what_has_opened_since_and_uses_no_generation_twice() -> None:
