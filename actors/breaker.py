@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -141,7 +142,7 @@ class BreakerActor(Controlled):
             self._after_generation = max(self._after_generation, plain["after_generation"])
             for policy, desk in plain["desks"]:
                 self._desk(policy).restore(desk, self._clock())
-        except (InvalidConfig, msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError):
+        except (InvalidConfig, zlib.error, msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError):
             _log.exception("the breakers start closed: what is stored as %r is not readable", self._settings.document)
             self._after_generation = max(self._after_generation, int(self._clock() * 1000))
             self._desks.clear()
@@ -172,11 +173,7 @@ class BreakerActor(Controlled):
                 return
             changes = self._changes
             self._stale = False
-            data = encode({
-                "version": _SNAPSHOT_VERSION,
-                "after_generation": self._after_generation,
-                "desks": [(policy, desk.snapshot()) for policy, desk in self._desks.items()],
-            })  # fmt: skip
+            data = self._document()
             try:
                 async with asyncio.timeout(self._settings.store_wait_s):
                     await self._opened().put_document(self._settings.document, data)
@@ -186,6 +183,17 @@ class BreakerActor(Controlled):
                 return
             self._written = max(self._written, changes)
             self._counts["writes"] += 1
+
+    def _document(self) -> bytes:
+        """All memory, or where that is too long only what has opened: a trip is never lost, a window of outcomes may be."""
+        data = b""
+        for lean in (False, True):
+            desks = [(policy, desk.snapshot(lean=lean)) for policy, desk in self._desks.items()]
+            plain = {"version": _SNAPSHOT_VERSION, "after_generation": self._after_generation, "desks": desks}
+            data = zlib.compress(encode(plain), level=1)  # ids of attempts that begin alike: a tenth is left of them
+            if len(data) <= self._settings.document_bytes_max:
+                break
+        return data
 
     def _opened(self) -> Documents:
         if self._store is None:
@@ -217,7 +225,7 @@ class BreakerActor(Controlled):
 
 
 def _opened_document(data: bytes) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.msgpack.decode(data)
+    plain: dict[str, Any] = msgspec.msgpack.decode(zlib.decompress(data))
     if plain.get("version") != _SNAPSHOT_VERSION:
         raise InvalidConfig(f"breaker document of version {plain.get('version')!r}; this release reads {_SNAPSHOT_VERSION}")
     return plain

@@ -81,9 +81,15 @@ class Desk:
             found.append(scope)
         return found
 
-    def snapshot(self) -> dict[str, Any]:
-        """All memory as plain data."""
-        return {"breakers": self._breakers.snapshot(), "heard": dict(self._heard)}
+    def snapshot(self, *, lean: bool = False) -> dict[str, Any]:
+        """All memory as plain data; a lean one has no outcomes and only the scopes that have opened at some time."""
+        plain = self._breakers.snapshot()
+        if lean:
+            opened = {name: one for name, one in plain["scopes"].items() if one["generation"] != plain["first_generation"]}
+            for one in opened.values():
+                one.update(in_a_row=0, runs_in_a_row=[], outcomes=[])
+            plain.update(counted=[], scopes=opened)
+        return {"breakers": plain, "heard": dict(self._heard)}
 
     def restore(self, data: dict[str, Any], now_s: float) -> None:
         """Go on from the snapshot of an earlier life; what this life has seen meanwhile stays. Raises InvalidConfig, KeyError."""

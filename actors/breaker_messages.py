@@ -20,6 +20,7 @@ class BreakerSettings(_Message, frozen=True):
     write_every_s: float = 1.0  # how old the written window may be; what changes a scope is written at once
     store_wait_s: float = 2.0  # how long a reply waits for the store
     policies_max: int = 256  # policies remembered; the one unused for longest that has nothing open makes room
+    document_bytes_max: int = 1024 * 1024  # as in `Limits`
     clients_max: int = 1_000  # shards of which the last report's number is remembered
 
 
