@@ -36,7 +36,7 @@ class Pace:
     """How soon a shard tells and asks what."""
 
     report_s: float = 0.1  # successes alone wait this long for company
-    poll_s: float = 1.0  # how often the actor is asked for news while a scope is open
+    poll_s: float = 1.0  # how often the actor is asked for news while a scope is open, or while leave is given
     poll_half_open_s: float = 0.5  # the same once a cooldown is over: closed again is what parked runs wait for
     retry_s: float = 1.0  # a run that meets a half-open scope comes back after 1 to 2 times this
     report_outcomes_max: int = 20_000  # in one report; what is over waits for the next one
@@ -91,6 +91,7 @@ class ShardBreakers:
         self._dirty: dict[str, None] = {}
         self._dirty_since_s: float | None = None
         self._settled: list[Settled] = []
+        self._is_at_work = False  # whether leave was given since the last report: steps may be long, and what others saw cannot wait
         self._is_urgent = True  # the first report is a greeting: it brings all that the actor knows
         self._reported_at_s = 0.0
         self._asking: dict[str, tuple[AcquirePermit, str]] = {}
@@ -104,6 +105,9 @@ class ShardBreakers:
         if found is None:
             found = self._meet(command.scope)
         if found.open_until_s is None:
+            if not self._is_at_work:
+                self._is_at_work = True
+                self._wake()
             return PermitGranted(command.call, Leave(command.scope, found.generation, command.attempt_id, run_id))
         if now_s >= self._open_until_s(found, now_s) and now_s >= found.ask_at_s and command.scope not in self._asking:
             self._asking[command.scope] = (command, run_id)
@@ -145,7 +149,7 @@ class ShardBreakers:
         due = []
         if self._dirty_since_s is not None:
             due.append(self._dirty_since_s + self.pace.report_s)
-        if self._open:
+        if self._open or self._is_at_work:
             trying = any(now_s >= self._open_until_s(self._scopes[scope], now_s) for scope in self._open)
             due.append(self._reported_at_s + (self.pace.poll_half_open_s if trying else self.pace.poll_s))
         return min(*due, now_s + self.pace.poll_s) if due else None  # a clock that went back delays nothing
@@ -174,7 +178,7 @@ class ShardBreakers:
                 room -= len(found.outcomes)
                 found.outcomes.clear()
         settled, self._settled = tuple(self._settled), []
-        self._is_urgent = bool(self._dirty)
+        self._is_urgent, self._is_at_work = bool(self._dirty), False
         self._dirty_since_s = now_s if self._dirty else None
         watched = tuple(sorted(self._open))
         report = Report(self._client, self._number, self._policy_bytes, self._incarnation, self._version, tuple(scopes), settled, watched)
