@@ -7,121 +7,19 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from agentraft_ray.breaker.plain import BreakerState
+from agentraft_ray.breaker.policy import BreakerPolicy, Denied, Outcome, Permit, Standing
+from agentraft_ray.breaker.window import Window
 from agentraft_ray.errors import InvalidConfig
 
-__all__ = ["BreakerPolicy", "Denied", "Outcome", "Permit", "ScopedBreakers"]
+__all__ = ["ScopedBreakers"]
 
-Outcome = Literal["success", "failure", "released"]
-_SNAPSHOT_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerPolicy:
-    """When a scope opens, for how long, and how long a permit is waited for.
-
-    A scope opens when either holds, counting only failures that come from at least `runs_min` different runs:
-
-    - `failure_threshold` failures in a row (the seed's rule for a cascade);
-    - `failure_share` of the last `window` outcomes failed, of which there are at least `samples_min`, so that a success now and
-      then does not hide a cascade. Both numbers follow from the threshold (8 and 4 times), so that raising the one relaxes the
-      other; with the defaults that is half of the last 20 to 40 outcomes.
-
-    One run alone, however often it fails, opens nothing unless `runs_min=1`.
-    """
-
-    failure_threshold: int = 5
-    cooldown_s: float = 30.0
-    runs_min: int = 3
-    failure_share: float = 0.5
-    permit_ttl_s: float = 3600.0  # longer than a step may sensibly take; only bounds what lost permits occupy
-    probe_ttl_s: float = 60.0  # doubled for every probe lost in a row, so that a step slower than this is heard in the end
-    scopes_max: int = 10_000  # the oldest closed scope is forgotten for a new one
-    counted_max: int = 10_000  # attempts remembered so that none counts twice
-
-    def __post_init__(self) -> None:
-        least = {"failure_threshold": 1, "runs_min": 1, "scopes_max": 1, "counted_max": 1, "cooldown_s": 0}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise InvalidConfig(f"breaker policy: {name}={getattr(self, name)} must be at least {low}")
-        if not 0 < self.failure_share <= 1:
-            raise InvalidConfig(f"breaker policy: failure_share={self.failure_share} must be over 0 and at most 1")
-        if not 0 < self.probe_ttl_s <= self.permit_ttl_s:
-            raise InvalidConfig(f"breaker policy: need 0 < probe_ttl_s <= permit_ttl_s, not {self.probe_ttl_s} and {self.permit_ttl_s}")
-
-    @property
-    def window(self) -> int:
-        """How many outcomes the failure share looks back over."""
-        return 8 * self.failure_threshold
-
-    @property
-    def samples_min(self) -> int:
-        """How many outcomes there must be before the failure share means anything."""
-        return 4 * self.failure_threshold
-
-
-class Permit(msgspec.Struct, frozen=True, gc=False):
-    """Leave for one attempt to work in a scope. Every permit is unique by its `number`; generations are never used twice.
-
-    The outcome counts only before `expires_at_s` (the time that the host passes in) and only while the scope is in `generation`.
-    """
-
-    scope: str
-    generation: int
-    attempt_id: str
-    owner: str
-    expires_at_s: float
-    probe: bool
-    number: int
-
-
-class Denied(msgspec.Struct, frozen=True, gc=False):
-    """No permit now; asking again before `retry_at_s` is pointless."""
-
-    scope: str
-    retry_at_s: float
-
-
-@dataclass(slots=True)
-class _Window:
-    """The outcomes of a closed scope that may open it: the failures in a row, and the last `window` outcomes."""
-
-    in_a_row: int = 0
-    runs_in_a_row: set[str] = field(default_factory=set)  # never more than runs_min
-    outcomes: deque[tuple[str, bool]] = field(default_factory=deque)  # (run, failed), oldest first
-    failures_by_run: Counter[str] = field(default_factory=Counter)
-
-    def add(self, run_id: str, failed: bool, policy: BreakerPolicy) -> None:
-        self.outcomes.append((run_id, failed))
-        if failed:
-            self.in_a_row += 1
-            if len(self.runs_in_a_row) < policy.runs_min:
-                self.runs_in_a_row.add(run_id)
-            self.failures_by_run[run_id] += 1
-        elif self.in_a_row:
-            self.in_a_row = 0
-            self.runs_in_a_row.clear()
-        if len(self.outcomes) > policy.window:
-            self._forget_oldest()
-
-    def is_cascade(self, policy: BreakerPolicy) -> bool:
-        if self.in_a_row >= policy.failure_threshold and len(self.runs_in_a_row) >= policy.runs_min:
-            return True
-        samples = len(self.outcomes)
-        if samples < policy.samples_min or len(self.failures_by_run) < policy.runs_min:
-            return False
-        return self.failures_by_run.total() >= policy.failure_share * samples
-
-    def _forget_oldest(self) -> None:
-        run_id, failed = self.outcomes.popleft()
-        if failed:
-            self.failures_by_run[run_id] -= 1
-            if not self.failures_by_run[run_id]:
-                del self.failures_by_run[run_id]
+_SNAPSHOT_VERSION = 2
+_Counted = tuple[str, int, str]  # scope, generation, attempt
 
 
 @dataclass(slots=True)
@@ -133,7 +31,7 @@ class _Scope:
     probe: Permit | None = None
     probes_lost: int = 0
     granted: dict[str, tuple[Permit, str]] = field(default_factory=dict)  # attempt -> (permit, run), oldest first; closed only
-    window: _Window = field(default_factory=_Window)
+    window: Window = field(default_factory=Window)
 
 
 class ScopedBreakers:
@@ -141,15 +39,30 @@ class ScopedBreakers:
 
     `now_s` is any clock that all callers of one instance share (the server's, say); a clock that went back delays nothing by more
     than one cooldown. One instance has one policy; a host that wants another policy for another kind of scope holds another one.
+
+    A scope that nothing is known of is closed in `first_generation`. That number changes whenever a scope is forgotten, so that what
+    began before cannot count in a later life of the scope. `after_generation`: no generation will be lower; a host whose snapshot is
+    out of reach passes a number that no earlier life can have come to.
     """
 
-    def __init__(self, policy: BreakerPolicy | None = None) -> None:
+    def __init__(self, policy: BreakerPolicy | None = None, *, after_generation: int = 0) -> None:
         self.policy = policy or BreakerPolicy()
         self._scopes: dict[str, _Scope] = {}
-        self._generations = 0
+        self._generations = after_generation
+        self._first_generation = after_generation
         self._permits = 0
-        self._counted: set[tuple[int, str]] = set()
-        self._counted_in_order: deque[tuple[int, str]] = deque()
+        self._counted: set[_Counted] = set()
+        self._counted_in_order: deque[_Counted] = deque()
+
+    @property
+    def generations(self) -> int:
+        """The highest generation used so far."""
+        return self._generations
+
+    @property
+    def first_generation(self) -> int:
+        """The generation of a closed scope that nothing is known of."""
+        return self._first_generation
 
     def state(self, scope: str, now_s: float) -> BreakerState:
         """The state of a scope; CLOSED for one that was never heard of."""
@@ -196,18 +109,55 @@ class ScopedBreakers:
         if known is None or known[0] != permit:
             return None
         del found.granted[permit.attempt_id]
-        if outcome == "released" or now_s >= permit.expires_at_s or not self._counts(permit):
+        if outcome == "released" or now_s >= permit.expires_at_s:
             return None
-        found.window.add(known[1], outcome == "failure", self.policy)
-        if outcome == "success" or not found.window.is_cascade(self.policy):
+        return self._count(found, permit.scope, permit.attempt_id, known[1], outcome == "failure", now_s)
+
+    def observe(self, scope: str, generation: int, attempt_id: str, run_id: str, failed: bool, now_s: float) -> BreakerState | None:
+        """Count an outcome under a closed scope for which another host gave leave, by what `standing` said; no permit was issued.
+
+        Returns OPEN if it opened the scope, else None. It counts once per attempt and only while the scope is closed in `generation`.
+        """
+        found = self._scopes.get(scope)
+        if found is None and generation == self._first_generation:
+            found = self._open_scope(scope)
+        if found is None or found.generation != generation or found.tripped_at_s is not None:
             return None
-        return self._trip(permit.scope, now_s)
+        return self._count(found, scope, attempt_id, run_id, failed, now_s)
+
+    def standing(self, scope: str, now_s: float) -> Standing:
+        """How a scope stands, for a host elsewhere that gives leave in its stead while it is closed."""
+        found = self._scopes.get(scope)
+        if found is None:
+            return Standing(self._first_generation, BreakerState.CLOSED, now_s)
+        if found.tripped_at_s is None:
+            return Standing(found.generation, BreakerState.CLOSED, now_s)
+        retry_at_s = min(found.tripped_at_s, now_s) + self.policy.cooldown_s
+        if now_s < retry_at_s:
+            return Standing(found.generation, BreakerState.OPEN, retry_at_s)
+        if found.probe is not None and self._is_awaited(found, found.probe, now_s):
+            retry_at_s = found.probe.expires_at_s
+        return Standing(found.generation, BreakerState.HALF_OPEN, max(retry_at_s, now_s))
+
+    def adopt(self, scope: str, standing: Standing, now_s: float) -> None:
+        """Take another host's word for how a scope stands. A scope that was closed in that generation already keeps its window."""
+        self._generations = max(self._generations, standing.generation)
+        found = self._scopes.get(scope)
+        tripped_at_s = None
+        if standing.state is not BreakerState.CLOSED:
+            tripped_at_s = (standing.retry_at_s if standing.state is BreakerState.OPEN else now_s) - self.policy.cooldown_s
+        elif found is not None and found.generation == standing.generation and found.tripped_at_s is None:
+            return
+        if found is None:
+            self._make_room()
+        self._scopes[scope] = _Scope(standing.generation, tripped_at_s)
 
     def snapshot(self) -> dict[str, Any]:
         """All state as plain data (JSON or msgpack), for `restore`. The policy is not in it."""
         return {
             "version": _SNAPSHOT_VERSION,
             "generations": self._generations,
+            "first_generation": self._first_generation,
             "permits": self._permits,
             "counted": [list(one) for one in self._counted_in_order],
             "scopes": {name: _scope_to_plain(found) for name, found in self._scopes.items()},
@@ -218,15 +168,34 @@ class ScopedBreakers:
         if data.get("version") != _SNAPSHOT_VERSION:
             raise InvalidConfig(f"breaker snapshot of version {data.get('version')!r}; this release reads {_SNAPSHOT_VERSION}")
         self._generations = data["generations"]
+        self._first_generation = data["first_generation"]
         self._permits = data["permits"]
-        self._counted_in_order = deque((generation, attempt_id) for generation, attempt_id in data["counted"])
+        self._counted_in_order = deque((scope, generation, attempt_id) for scope, generation, attempt_id in data["counted"])
         self._counted = set(self._counted_in_order)
         self._scopes = {name: _scope_from_plain(plain) for name, plain in data["scopes"].items()}
 
+    def recall(self, data: dict[str, Any]) -> None:
+        """Add what a `snapshot` of an earlier life knows, found only now. Scopes that have opened in this life stay as they are."""
+        earlier = ScopedBreakers(self.policy)
+        earlier.restore(data)
+        for name, found in earlier._scopes.items():
+            mine = self._scopes.get(name)
+            if mine is None or (mine.tripped_at_s is None and mine.generation == self._first_generation):
+                self._scopes[name] = found
+        self._generations = max(self._generations, earlier._generations)
+        self._permits = max(self._permits, earlier._permits)
+
+    def _count(self, found: _Scope, scope: str, attempt_id: str, run_id: str, failed: bool, now_s: float) -> BreakerState | None:
+        if not self._is_new((scope, found.generation, attempt_id)):
+            return None
+        found.window.add(run_id, failed, self.policy)
+        if not failed or not found.window.is_cascade(self.policy):
+            return None
+        return self._trip(scope, now_s)
+
     def _acquire_probe(self, found: _Scope, scope: str, attempt_id: str, owner: str, now_s: float) -> Permit | Denied:
         if found.probe is not None:
-            # A probe that expires later than it could is from before the clock went back: lost as well.
-            if now_s < found.probe.expires_at_s <= now_s + self._probe_ttl_s(found):
+            if self._is_awaited(found, found.probe, now_s):
                 same = (found.probe.attempt_id, found.probe.owner) == (attempt_id, owner)
                 return found.probe if same else Denied(scope, found.probe.expires_at_s)
             found.probes_lost += 1
@@ -250,8 +219,7 @@ class ScopedBreakers:
         self._scopes[scope] = _Scope(self._next_generation(), tripped_at_s=now_s)
         return BreakerState.OPEN
 
-    def _counts(self, permit: Permit) -> bool:
-        key = (permit.generation, permit.attempt_id)
+    def _is_new(self, key: _Counted) -> bool:
         if key in self._counted:
             return False
         self._counted.add(key)
@@ -261,11 +229,16 @@ class ScopedBreakers:
         return True
 
     def _open_scope(self, scope: str) -> _Scope:
-        if len(self._scopes) >= self.policy.scopes_max:
-            closed = (name for name, found in self._scopes.items() if found.tripped_at_s is None)
-            del self._scopes[next(closed, next(iter(self._scopes)))]
-        made = self._scopes[scope] = _Scope(self._next_generation())
+        self._make_room()
+        made = self._scopes[scope] = _Scope(self._first_generation)
         return made
+
+    def _make_room(self) -> None:
+        if len(self._scopes) < self.policy.scopes_max:
+            return
+        closed = (name for name, found in self._scopes.items() if found.tripped_at_s is None)
+        del self._scopes[next(closed, next(iter(self._scopes)))]
+        self._first_generation = self._next_generation()
 
     def _issue(self, found: _Scope, scope: str, attempt_id: str, owner: str, expires_at_s: float, *, probe: bool) -> Permit:
         self._permits += 1
@@ -281,6 +254,10 @@ class ScopedBreakers:
 
     def _probe_ttl_s(self, found: _Scope) -> float:
         return min(self.policy.permit_ttl_s, self.policy.probe_ttl_s * 2.0 ** min(found.probes_lost, 30))
+
+    def _is_awaited(self, found: _Scope, probe: Permit, now_s: float) -> bool:
+        # A probe that expires later than it could is from before the clock went back: lost as well.
+        return now_s < probe.expires_at_s <= now_s + self._probe_ttl_s(found)
 
     def _next_generation(self) -> int:
         self._generations += 1
@@ -309,7 +286,7 @@ def _scope_from_plain(plain: dict[str, Any]) -> _Scope:
         probe=None if plain["probe"] is None else msgspec.convert(plain["probe"], Permit),
         probes_lost=plain["probes_lost"],
         granted={permit.attempt_id: (permit, run_id) for permit, run_id in granted},
-        window=_Window(
+        window=Window(
             in_a_row=plain["in_a_row"],
             runs_in_a_row=set(plain["runs_in_a_row"]),
             outcomes=outcomes,

@@ -7,7 +7,7 @@ import random
 import statistics
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -20,6 +20,7 @@ from agentraft_ray.breaker import (
     Permit,
     RetryPolicy,
     ScopedBreakers,
+    Standing,
 )
 from agentraft_ray.errors import CircuitBreakerOpen, InvalidConfig
 
@@ -368,6 +369,87 @@ def test_a_snapshot_of_another_version_is_refused() -> None:
 def test_a_policy_refuses_numbers_that_mean_nothing(bad: dict[str, float]) -> None:
     with pytest.raises(InvalidConfig, match=next(iter(bad))):
         BreakerPolicy(**bad)  # type: ignore[arg-type]
+
+
+# --- leave that another host gave ------------------------------------------------------------------------------------------
+
+
+def observe(breakers: ScopedBreakers, generation: int, attempt: str, run: str, failed: bool, now_s: float = 1000.0) -> BreakerState | None:
+    return breakers.observe(SCOPE, generation, attempt, run, failed, now_s)
+
+
+@given(outcomes=st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=60))
+def test_outcomes_of_leave_given_elsewhere_open_a_scope_exactly_when_those_under_permits_do(outcomes: list[tuple[str, bool]]) -> None:
+    host, remote = Host(), ScopedBreakers()
+    generation = remote.first_generation
+    for number, (run, failed) in enumerate(outcomes):
+        asked = host.ask(run)
+        moved = host.end(asked, "failure" if failed else "success") if isinstance(asked, Permit) else None
+        assert observe(remote, generation, f"a{number}", run, failed) is moved
+        assert remote.state(SCOPE, host.now_s) is host.state
+
+
+def test_an_outcome_of_leave_given_elsewhere_counts_once_and_only_in_its_generation() -> None:
+    breakers = ScopedBreakers(BreakerPolicy(failure_threshold=2, runs_min=1))
+    now = breakers.standing(SCOPE, 1000.0)
+    assert (now.state, now.generation) == (CLOSED, breakers.first_generation)
+    assert [observe(breakers, now.generation, "a", "r", True) for _ in range(5)] == [None] * 5
+    assert observe(breakers, now.generation + 1, "b", "r", True) is None
+    assert observe(breakers, now.generation, "b", "r", True) is OPEN
+    opened = breakers.standing(SCOPE, 1000.0)
+    assert (opened.state, opened.retry_at_s) == (OPEN, 1030.0)
+    assert observe(breakers, opened.generation, "c", "r", True) is None
+    probe = breakers.acquire(SCOPE, "p", "o", "r", 1030.0)
+    assert isinstance(probe, Permit)
+    trying = breakers.standing(SCOPE, 1030.0)
+    assert (trying.state, trying.retry_at_s) == (HALF_OPEN, probe.expires_at_s)
+    assert observe(breakers, trying.generation, "c", "r", True, 1030.0) is None
+    assert breakers.standing(SCOPE, probe.expires_at_s).retry_at_s == probe.expires_at_s
+    assert breakers.settle(probe, "success", 1031.0) is CLOSED
+    assert [observe(breakers, now.generation, f"late{n}", "r", True) for n in range(5)] == [None] * 5
+    assert breakers.state(SCOPE, 1031.0) is CLOSED
+
+
+def test_what_began_before_a_scope_was_forgotten_does_not_count_in_its_next_life() -> None:
+    breakers = ScopedBreakers(BreakerPolicy(failure_threshold=1, runs_min=1, scopes_max=1))
+    before = breakers.standing(SCOPE, 0.0)
+    assert breakers.observe(SCOPE, before.generation, "a", "r", False, 0.0) is None
+    other = breakers.standing("other", 0.0)
+    breakers.observe("other", other.generation, "a", "r", False, 0.0)
+    assert breakers.observe(SCOPE, before.generation, "b", "r", True, 0.0) is None
+    assert breakers.standing(SCOPE, 0.0).generation > before.generation
+
+
+def test_another_hosts_word_replaces_what_was_known_and_keeps_a_window_that_goes_on() -> None:
+    here, there = (ScopedBreakers(BreakerPolicy(failure_threshold=3, runs_min=1)) for _ in range(2))
+    observe(here, 0, "a", "r", True)
+    here.adopt(SCOPE, there.standing(SCOPE, 1000.0), 1000.0)
+    observe(here, 0, "b", "r", True)
+    assert observe(here, 0, "c", "r", True) is OPEN
+    for name in "abc":
+        observe(there, 0, name, "r", True)
+    there.settle(there.acquire(SCOPE, "p", "o", "r", 1030.0), "success", 1030.0)  # type: ignore[arg-type]
+    closed = there.standing(SCOPE, 1030.0)
+    here.adopt(SCOPE, closed, 1030.0)
+    assert here.standing(SCOPE, 1030.0) == closed
+    for host in (here, there):
+        assert [observe(host, closed.generation, name, "r", True, 1031.0) for name in "xyz"] == [None, None, OPEN]
+    here.adopt(SCOPE, Standing(90, OPEN, 1051.0), 1031.0)
+    assert here.acquire(SCOPE, "q", "o", "r", 1031.0) == Denied(SCOPE, 1051.0)
+
+
+def test_a_host_that_found_its_snapshot_late_keeps_what_has_opened_since_and_uses_no_generation_twice() -> None:
+    policy = BreakerPolicy(failure_threshold=1, runs_min=1)
+    earlier, later = ScopedBreakers(policy), ScopedBreakers(policy, after_generation=1_000)
+    earlier.observe("old", 0, "a", "r", True, 0.0)
+    earlier.observe("both", 0, "b", "r", False, 0.0)
+    for scope, failed in (("new", True), ("both", True), ("old", False)):
+        later.observe(scope, later.first_generation, "c", "r", failed, 1.0)
+    later.recall(json.loads(json.dumps(earlier.snapshot())))
+    assert [later.state(scope, 2.0) for scope in ("old", "new", "both")] == [OPEN, OPEN, OPEN]
+    permit = later.acquire("new", "p", "o", "r", 31.0)
+    assert isinstance(permit, Permit)
+    assert permit.generation > 1_000
 
 
 # --- laws under random use -------------------------------------------------------------------------------------------------
