@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from importlib import import_module
 from typing import Any
 
 from agentraft_ray.actors.control import Controlled, Figures
 from agentraft_ray.actors.exchange import Exchange, Outbox
 from agentraft_ray.actors.lanes import Lanes, Request
-from agentraft_ray.actors.messages import Loaded, Reply, Returning, Unloaded, encode
+from agentraft_ray.actors.messages import Loaded, Reply, Returning, Unloaded, decode, encode
+from agentraft_ray.actors.store_spec import StoreSpec, open_store
 from agentraft_ray.checkpoint.base import RunStore
 from agentraft_ray.checkpoint.memory import InMemoryCheckpointStore
 from agentraft_ray.checkpoint.seal import EncryptingSeal, PlainSeal
@@ -189,5 +189,4 @@ def _load_definition(definition: bytes) -> Blueprint:
 
 
 def _open_store(description: bytes) -> RunStore:
-    found: RunStore = import_module("agentraft_ray.actors.checkpoint_store").open_store(description)
-    return found
+    return open_store(decode(description, StoreSpec), reader=True)

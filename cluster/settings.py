@@ -29,7 +29,9 @@ class ClusterSettings(BaseSettings):
     AGENTRAFT_CONFIG names), or under ``[tool.agentraft]`` in ``pyproject.toml`` of the working directory; the first of these wins.
     """
 
-    model_config = SettingsConfigDict(env_prefix="AGENTRAFT_", extra="forbid", frozen=True, pyproject_toml_table_header=("tool", "agentraft"))
+    model_config = SettingsConfigDict(
+        env_prefix="AGENTRAFT_", extra="forbid", frozen=True, pyproject_toml_table_header=("tool", "agentraft")
+    )
 
     name: str = Field("default", description="of the deployment; several of them can share a Ray cluster")
     shards: int = Field(1, ge=1, le=256, description="coordinators; runs are spread over them by their ids")
@@ -57,8 +59,8 @@ class ClusterSettings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not among the places
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Where values come from, the first one wins."""
         file = Path(os.environ.get("AGENTRAFT_CONFIG") or _FILE)

@@ -60,7 +60,7 @@ class Staff:
         self._settings = settings
         self._shard = shard
         self._groups = dict(shard.groups)
-        self._started: list[str] = []
+        self._handles: dict[str, Any] = {}  # in the order of their start; Ray ends an actor when the first handle on it is gone
 
     async def start(self, background: Background) -> None:
         """Start everything, from the store up; returns when all answer. Raises InvalidConfig for what cannot be placed."""
@@ -78,7 +78,7 @@ class Staff:
         for index in range(shard.shards):
             each = ShardSettings(**{field: getattr(shard, field) for field in shard.__struct_fields__} | {"index": index})
             self._create("coordinator", names.coordinator(name, index), (encode(each),))
-        await self._all_answer(list(self._started))
+        await self._all_answer(list(self._handles))
 
     async def make_groups(self, blueprint: Blueprint) -> None:
         """Start workers for the steps of a pipeline that ask for resources of their own, and make them known to the coordinators."""
@@ -115,13 +115,12 @@ class Staff:
                     _log.warning("%d runs of coordinator %d did not end in good order; resume_all goes on with them", left, index)
             except (AgentRaftError, TimeoutError) as error:
                 _log.warning("coordinator %d was not drained (%s); its runs go on with resume_all", index, error)
-        for name in reversed(self._started):
+        for name in reversed(self._handles):
             await asyncio.to_thread(gateway.stop, name)
-        self._started.clear()
+        self._handles.clear()
 
     def _create(self, role: str, name: str, args: tuple[Any, ...], **demands: Any) -> None:
-        options.create(role, name, args, **demands)
-        self._started.append(name)
+        self._handles[name] = options.create(role, name, args, **demands)
 
     async def _all_answer(self, wanted: list[str]) -> None:
         missing = dict.fromkeys(wanted, "it is not placed yet")
