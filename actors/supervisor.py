@@ -93,6 +93,13 @@ class Supervisor:
             await asyncio.gather(*(self._create(spec, "the cluster starts") for spec in specs))
             await asyncio.gather(*(self._await_start(spec) for spec in specs))
 
+    async def add(self, spec: ChildSpec) -> None:
+        """Create one more child, and look after it from now on; one of that name that is here already is left as it is."""
+        if spec.name not in self._children:
+            self._specs = sorted([*self._specs, spec], key=lambda one: one.order)
+            self._children[spec.name] = Child(self._clock())
+            await self._create(spec, "it is wanted")
+
     async def run(self) -> None:
         """Look after the children until cancelled."""
         while True:

@@ -130,7 +130,7 @@ class Cluster:
     async def _open(self) -> None:
         await self._store.open()
         if self._staff is not None:
-            await self._staff.start(self.background)
+            await self._staff.start()
 
     def close(self) -> None:
         """Leave the cluster. One that was launched here is drained and ended, with its Ray if that was started here too."""
