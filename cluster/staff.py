@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ _log = logging.getLogger("agentraft_ray")
 _START_S = 120.0
 _DRAIN_S = 15.0
 _POLL_S = 0.05
+_GONE_S = 5.0
 _OVERDUE_THREADS_MAX = 16
 
 
@@ -101,7 +103,10 @@ class Staff:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         await asyncio.gather(*(self._drain(index) for index in range(self._shard.shards)))
+        pongs = await asyncio.gather(*(self._nursery.ping(name) for name in self._nursery.places))
         await self._supervisor.stop()
+        if self._shard.store.kind == "embedded":  # its server ends with its last user, so these must be gone before we leave it
+            await _until_gone([pong.pid for pong in pongs if pong is not None])
 
     async def _drain(self, index: int) -> None:
         try:
@@ -168,6 +173,13 @@ class Staff:
                     "lack the CPUs, GPUs or resources that they claim: see `ray status`, and lower workers=, worker_cpus= or num_gpus="
                 )
             await asyncio.sleep(_POLL_S)
+
+
+async def _until_gone(pids: list[int]) -> None:
+    """Wait for processes of this machine to end, a few seconds at most."""
+    deadline = asyncio.get_running_loop().time() + _GONE_S
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(_POLL_S)
 
 
 def _report(event: SupervisorEvent) -> None:
