@@ -13,6 +13,7 @@ PROGRAMS = {
         "benchmarks.bare_loop.command",
         "what Ray actors and an fsynced append alone could do: a bound, with CPU (30 s)",
     ),
+    "peers": ("benchmarks.peers.command", "the same chain in LangGraph and DBOS: steps/s, ratios, what each promises to survive (10 min)"),
 }
 
 USAGE_ERROR = 2
