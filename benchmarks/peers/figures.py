@@ -108,23 +108,44 @@ def ratio_at(runs: int, ours: Figures | None, theirs: Figures) -> float | None:
 
 
 def promise_of(store: str, settings: Mapping[str, str]) -> str:
-    """What the settings that were read back say about who may die without a finished step being lost; "?" where they say too little."""
+    """What a finished step survives, as the settings that were read back say; "?" where they say too little."""
     match store:
         case "none":
-            return "nothing is stored"
+            return "nothing (it is not stored)"
         case "memory":
-            return "nothing survives the process"
+            return "nothing (it is in the process)"
         case "sqlite":
-            # https://www.sqlite.org/pragma.html#pragma_synchronous: 2 = FULL, 3 = EXTRA; 1 = NORMAL may lose commits in WAL mode
-            return {"0": _PROCESS, "1": _PROCESS, "2": _POWER, "3": _POWER}.get(settings.get("synchronous", ""), "?")
+            return _sqlite_promise(settings.get("journal_mode", ""), settings.get("synchronous", ""))
         case "postgres":
-            # https://www.postgresql.org/docs/current/wal-async-commit.html: "off" reports commits that a crash of the server may lose
-            synced = (settings.get("fsync"), settings.get("synchronous_commit"))
-            return _POWER if synced in {("on", "on"), ("on", "local")} else ("?" if None in synced else _PROCESS)
+            return _postgres_promise(settings.get("fsync", ""), settings.get("synchronous_commit", ""))
         case _:
             durability = settings.get("durability", "")
             return _POWER if durability == "fsync" else durability or "?"
 
 
-_POWER = "every step, a power cut (fsync)"
-_PROCESS = "a step, its process only"
+_POWER = "kill -9 and a power cut (fsync)"
+_PROCESS = "kill -9, no power cut"
+
+
+def _sqlite_promise(journal: str, synchronous: str) -> str:
+    """https://www.sqlite.org/pragma.html#pragma_synchronous: 0 OFF and 1 NORMAL may lose commits; 2 FULL syncs every commit, but with a
+    rollback journal not the removal of the journal, which is what commits; 3 EXTRA syncs that too."""
+    match synchronous:
+        case "0" | "1":
+            return _PROCESS
+        case "2":
+            return _POWER if journal == "wal" else "kill -9; a power cut but for the last commit"
+        case "3":
+            return _POWER
+        case _:
+            return "?"
+
+
+def _postgres_promise(fsync: str, synchronous_commit: str) -> str:
+    """https://www.postgresql.org/docs/current/runtime-config-wal.html: without fsync the operating system may not crash; with
+    synchronous_commit off even a crash of the server takes the last moments."""
+    if not fsync or not synchronous_commit:
+        return "?"
+    if synchronous_commit == "off":
+        return "kill -9 of the client only"
+    return _POWER if fsync == "on" else _PROCESS

@@ -17,7 +17,8 @@ def report(found: Comparison) -> str:
 def _head_lines(found: Comparison) -> Iterator[str]:
     machine = found.machine
     yield f"{machine.cores} cores ({machine.cpu}), load {machine.load:.1f} before the start and {found.load_after:.1f} at the end"
-    yield f"{machine.python}; {machine.disk} with {machine.fsync_us:,.0f} us per small write and fdatasync; measured in {found.seconds:,.0f} s"
+    disk = f"{machine.disk} with {machine.fsync_us:,.0f} us per small write and fdatasync"
+    yield f"{machine.python}; {disk}; measured in {found.seconds:,.0f} s"
     if machine.disk == "tmpfs":
         yield "this disk is memory: nothing here is durable, the figures show the software alone"
     yield f"\nRuns of {found.steps_per_run} trivial steps; steps per second, medians of the repetitions, spread = (max - min) / median"
@@ -29,7 +30,7 @@ def _table_lines(found: Comparison) -> Iterator[str]:
         return
     yield (
         f"\n{'':<21} {'at its best':>12} {'runs':>5} {'spread':>7} {'ours/its':>9}   "
-        f"{f'at {COMMON_RUNS} runs':>11} {'spread':>7} {'ours/its':>9}   what survives"
+        f"{f'at {COMMON_RUNS} runs':>11} {'spread':>7} {'ours/its':>9}   a step survives"
     )
     for one in found.figures:
         common = one.by_runs.get(COMMON_RUNS)

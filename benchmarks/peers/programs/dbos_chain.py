@@ -34,9 +34,8 @@ async def _main(asked: Asked) -> None:
             raise RuntimeError(f"run {run_id} made {len(outputs)} of {asked.steps} steps")
 
     rates = await measure(run_once, asked)
-    settings = versions("dbos", "sqlalchemy") | (
-        _sqlite_settings(asked.where) if asked.store == "sqlite" else _server_settings(asked.where)
-    )
+    read_back = _sqlite_settings if asked.store == "sqlite" else _server_settings
+    settings = versions("dbos", "sqlalchemy") | read_back(asked.where)
     DBOS.destroy()
     answer(rates, settings)
 

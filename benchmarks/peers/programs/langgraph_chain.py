@@ -1,4 +1,4 @@
-"""LangGraph: a chain of trivial async nodes, ``durability="sync"``, with no saver or one of three. Savers as their documentation opens them."""
+"""LangGraph: a chain of trivial async nodes, ``durability="sync"``, without a saver or with one of three, opened as documented."""
 
 from __future__ import annotations
 
