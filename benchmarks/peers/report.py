@@ -8,6 +8,8 @@ from benchmarks.peers.figures import COMMON_RUNS, OURS, Comparison, Figures, rat
 
 __all__ = ["report"]
 
+_LOAD_PER_CORE_MAX = 2.0  # one peer and its server make about one per core
+
 
 def report(found: Comparison) -> str:
     """All of it."""
@@ -19,6 +21,8 @@ def _head_lines(found: Comparison) -> Iterator[str]:
     yield f"{machine.cores} cores ({machine.cpu}), load {machine.load:.1f} before the start and {found.load_after:.1f} at the end"
     disk = f"{machine.disk} with {machine.fsync_us:,.0f} us per small write and fdatasync"
     yield f"{machine.python}; {disk}; measured in {found.seconds:,.0f} s"
+    if max(machine.load, found.load_after) > machine.cores * _LOAD_PER_CORE_MAX:
+        yield "others used this machine while it was measured: these figures say little, measure again when it is free"
     if machine.disk == "tmpfs":
         yield "this disk is memory: nothing here is durable, the figures show the software alone"
     yield f"\nRuns of {found.steps_per_run} trivial steps; steps per second, medians of the repetitions, spread = (max - min) / median"

@@ -66,6 +66,12 @@ def test_without_ours_the_table_has_dashes_and_says_why(tmp_path: Path) -> None:
     assert row.split()[5] == row.split()[8] == "-"
 
 
+@pytest.mark.parametrize(("load", "warned"), [(1.0, False), (5.0, True)])
+def test_the_table_warns_when_others_used_the_machine(tmp_path: Path, load: float, warned: bool) -> None:
+    machine = msgspec.structs.replace(describe_machine(tmp_path), cores=2, load=0.5)
+    assert ("these figures say little" in report(Comparison(machine, load, 60.0, 10, (THEIR_FIGURES,), {}))) is warned
+
+
 @pytest.mark.parametrize(
     ("store", "settings", "promise"),
     [
