@@ -10,10 +10,10 @@ READY := $(VENV)/.ready
 SOURCES := agentraft_ray examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint format types bench sim docs constraints clean
+.PHONY: help run test quick lint format types bench peers-env peers sim docs constraints clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: Python 3.11 or newer is needed; name one with make PYTHON=..." >&2; exit 1; }
@@ -49,6 +49,12 @@ types: $(READY) ## check types strictly, and that no file was skipped
 bench: $(READY) ## measure steps/s, latency, log bytes and memory (prints a table and JSON)
 	@$(BIN)/python -m benchmarks overhead $(ARGS)
 
+peers-env: $(READY) ## install LangGraph and DBOS into .venv-peers, for `make peers`
+	@$(BIN)/python -m benchmarks.peers.environment
+
+peers: peers-env ## compare with LangGraph and DBOS on the same chain (ARGS="--quick ...")
+	@$(BIN)/python -m benchmarks peers $(ARGS)
+
 sim: $(READY) ## run SEEDS=10000 simulated clusters FROM=0
 	@$(BIN)/python -m agentraft_ray.testing.simulator --seeds $(SEEDS) --from $(FROM) $(ARGS)
 
@@ -62,5 +68,5 @@ constraints: ## write the pinned versions anew from a clean environment
 	@mv build/constraints.txt constraints.txt && rm -rf build/constraints
 
 clean: ## remove what the other targets made, the environment included
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,6 +9,11 @@ from collections.abc import Sequence
 PROGRAMS = {
     "overhead": ("benchmarks.overhead.command", "steps/s, added latency, CPU, log bytes and memory, beside two baselines (4 min)"),
     "kill9": ("benchmarks.kill9.command", "kill -9 of the process, the server and both at random moments; what must hold after (2 min)"),
+    "bare-loop": (
+        "benchmarks.bare_loop.command",
+        "what Ray actors and an fsynced append alone could do: a bound, with CPU (30 s)",
+    ),
+    "peers": ("benchmarks.peers.command", "the same chain in LangGraph and DBOS: steps/s, ratios, what each promises to survive (10 min)"),
 }
 
 USAGE_ERROR = 2
