@@ -324,8 +324,6 @@ class Intake:
             _log.error("taking in a run failed", exc_info=task.exception())
 
 
-
-
 def _conflict(run_id: str) -> RunIdConflict:
     message = f"run {run_id!r} was admitted before with another task or pipeline; use another run id, or resume that run"
     return RunIdConflict(message, run_id=run_id)
