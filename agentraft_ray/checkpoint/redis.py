@@ -18,8 +18,8 @@ from agentraft_ray.checkpoint.embedded import EmbeddedServer
 from agentraft_ray.checkpoint.group_commit import CommitTally, Write, one_write
 from agentraft_ray.checkpoint.items import admission_of, admit_item, answer_of, append_item, meta_of, refused
 from agentraft_ray.checkpoint.keys import DOCUMENTS, Keys
+from agentraft_ray.checkpoint.log_table import inbox_full
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
-from agentraft_ray.checkpoint.memory import inbox_full
 from agentraft_ray.checkpoint.scripts import DENIED, KEEP_SAVED, RELEASE, RENEW, REVOKED, SAVE, TRANSITION, Op, frame
 from agentraft_ray.checkpoint.wire import Server, pack
 from agentraft_ray.config import Limits
