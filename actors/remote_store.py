@@ -19,9 +19,9 @@ import msgspec
 from agentraft_ray.actors.messages import decode, encode
 from agentraft_ray.actors.peers import Peer, PeerLost
 from agentraft_ray.actors.store_messages import DRAINING, Outcome, admissions_from, answers_from, error_from
+from agentraft_ray.actors.store_spec import StoreSpec, limits_of, open_store
 from agentraft_ray.checkpoint.base import Admission, Answer, AppendEntry, Command, NewRun, RunMeta, check_document
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
-from agentraft_ray.checkpoint.redis import RedisCheckpointStore
 from agentraft_ray.errors import StoreError, StoreUnavailable
 from agentraft_ray.identity import check_run_id
 
@@ -42,11 +42,11 @@ class ClusterStore(LoggedCheckpointStore):
     Beside inboxes, `reader` writes only what belongs to no log: checkpoints saved by hand, and repairs of the index of runs.
     """
 
-    def __init__(self, reader: RedisCheckpointStore, peer: Peer) -> None:
-        """`reader` = what `open_store(spec, reader=True)` made of the store's spec; it is opened and closed here. No I/O."""
-        self.durability = reader.durability
-        self.limits = reader.limits
-        self.reader = reader
+    def __init__(self, spec: StoreSpec, peer: Peer) -> None:
+        """No I/O. Raises InvalidConfig for a spec that this process cannot use."""
+        self.durability = spec.durability
+        self.limits = limits_of(spec)
+        self.reader = open_store(spec, reader=True)
         self._peer = peer
         self._waiting: deque[tuple[AppendEntry, asyncio.Future[Answer | StoreError]]] = deque()
         self._sender: asyncio.Task[None] | None = None

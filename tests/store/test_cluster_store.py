@@ -14,7 +14,7 @@ import redis
 
 from agentraft_ray.actors.messages import decode
 from agentraft_ray.actors.remote_store import ClusterStore
-from agentraft_ray.actors.store_spec import StoreSpec, open_store
+from agentraft_ray.actors.store_spec import StoreSpec
 from agentraft_ray.checkpoint import Answer, AnswerKind, Command, NewRun
 from agentraft_ray.checkpoint.base import AppendEntry, RunMeta, RunStore
 from agentraft_ray.checkpoint.embedded import EmbeddedServer
@@ -37,7 +37,7 @@ class TestClusterStore(StoreConformance):
         assert EmbeddedServer(tmp_path).pid is None, "the last one to leave stops the server"
 
     async def make_store(self) -> RunStore:
-        return ClusterStore(open_store(self.spec, reader=True), self.peer)
+        return ClusterStore(self.spec, self.peer)
 
     async def foreign_keys(self, store: RunStore) -> list[str]:
         assert isinstance(store, ClusterStore)
@@ -56,7 +56,7 @@ async def peer(tmp_path: Path) -> AsyncIterator[ActorPeer]:
 
 @pytest.fixture
 async def store(peer: ActorPeer) -> AsyncIterator[ClusterStore]:
-    made = ClusterStore(open_store(peer.spec, reader=True), peer)
+    made = ClusterStore(peer.spec, peer)
     await made.open()
     yield made
     await made.close()
@@ -101,7 +101,7 @@ async def test_a_write_whose_actor_is_lost_is_sent_again_and_stands_once(
 
 async def test_an_actor_that_stays_lost_leaves_the_outcome_unknown_by_name(peer: ActorPeer) -> None:
     brief = msgspec.structs.replace(peer.spec, limits={"store_wait_s": 0.2})
-    store = ClusterStore(open_store(brief, reader=True), peer)
+    store = ClusterStore(brief, peer)
     pens = [await admitted(store) for _ in range(3)]
     entries = [pen.entry(b"one") for pen in pens]
     peer.lose_after["append"] = 1_000
@@ -152,7 +152,7 @@ async def test_single_appends_share_messages_while_one_is_on_its_way(store: Clus
 
 async def test_messages_are_bounded_in_bytes(peer: ActorPeer) -> None:
     spec = msgspec.structs.replace(peer.spec, limits={"batch_bytes_max": 10_000})
-    store = ClusterStore(open_store(spec, reader=True), peer)
+    store = ClusterStore(spec, peer)
     pens = [await admitted(store) for _ in range(6)]
     peer.calls.clear()
     sizes = [4_000, 4_000, 4_000, 50_000, 100, 100]
@@ -201,4 +201,4 @@ async def test_whoever_comes_first_starts_a_server_that_was_killed(store: Cluste
 async def test_an_embedded_store_of_another_machine_is_refused_with_what_to_do(peer: ActorPeer) -> None:
     spec = msgspec.structs.replace(peer.spec, machine="elsewhere")
     with pytest.raises(InvalidConfig, match="redis://"):
-        open_store(spec)
+        ClusterStore(spec, peer)
