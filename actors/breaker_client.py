@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 
 from agentraft_ray.actors.breaker_shard import Pace, ShardBreakers
-from agentraft_ray.actors.peers import Peer, PeerLost
+from agentraft_ray.actors.peers import Peer
 from agentraft_ray.breaker import BreakerPolicy
+from agentraft_ray.errors import AgentRaftError
 from agentraft_ray.protocol.messages import AcquirePermit, PermitDenied, PermitGranted
 
 __all__ = ["ClusterBreakers"]
@@ -126,7 +127,7 @@ class ClusterBreakers:
         try:
             async with asyncio.timeout(_CALL_S):
                 reply: bytes = await self._peer.call(method, data)
-        except (PeerLost, TimeoutError) as lost:
+        except (AgentRaftError, TimeoutError) as lost:
             if self._is_reachable:
                 _log.warning("the breaker actor cannot be reached (%s); scopes open by what this shard sees itself", lost)
             self._is_reachable = False

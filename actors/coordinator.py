@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,14 +20,14 @@ from agentraft_ray.actors.control import Controlled, Figures
 from agentraft_ray.actors.desk import Desk
 from agentraft_ray.actors.intake import Intake
 from agentraft_ray.actors.live import LiveRun, Program
-from agentraft_ray.actors.messages import Loaded, Reply, decode, encode
+from agentraft_ray.actors.messages import Judge, Loaded, Reply, Work, decode, encode
 from agentraft_ray.actors.outcomes import outcome_of
 from agentraft_ray.actors.peers import Peer
 from agentraft_ray.actors.pools import Pool
 from agentraft_ray.actors.programs import Programs
 from agentraft_ray.actors.remote_store import ClusterStore
 from agentraft_ray.actors.shard import Shard
-from agentraft_ray.actors.store_spec import StoreSpec, open_store
+from agentraft_ray.actors.store_spec import StoreSpec
 from agentraft_ray.actors.succession import Succession
 from agentraft_ray.breaker import BreakerPolicy
 from agentraft_ray.checkpoint.seal import EncryptingSeal, PlainSeal
@@ -70,7 +70,8 @@ class CoordinatorActor(Controlled):
 
     def __init__(self, settings: bytes, *, peer: Callable[[str], Peer] | None = None, leave: Callable[[int], Any] = os._exit) -> None:
         super().__init__()
-        self.settings = decode(settings, ShardSettings)
+        spec: ShardSettings = decode(settings, ShardSettings)
+        self.settings = spec
         self._make_peer = peer or _ray_peer
         self._leave = leave
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,9 +81,8 @@ class CoordinatorActor(Controlled):
         self._append_messages = 0
         self._appends_wanted = False
         self.desk = Desk()
-        spec = self.settings
         seal = EncryptingSeal(spec.encryption_key) if spec.encryption_key else PlainSeal()
-        self.store = ClusterStore(open_store(spec.store, reader=True), self._make_peer(names.store(spec.deployment)))
+        self.store = ClusterStore(spec.store, self._make_peer(names.store(spec.deployment)))
         self.owner = Owner(self.store, spec.limits.lease_ttl_s, f"{spec.cluster}.{spec.index}.")
         self.programs = Programs(self.store)
         self.judges = self._pool(spec.verifiers)
@@ -220,10 +220,10 @@ class CoordinatorActor(Controlled):
     def _definition(self, fingerprint: bytes) -> bytes | None:
         return self.programs.definition(fingerprint)
 
-    def _replied(self, replies: list[Reply]) -> None:
+    def _replied(self, replies: Sequence[Reply]) -> None:
         self.shard.replied(replies)
 
-    def _lost(self, requests: list[Any]) -> None:
+    def _lost(self, requests: Sequence[Work | Judge]) -> None:
         self.shard.lost(requests)
 
     def _host(self, program: Program) -> None:

@@ -61,7 +61,7 @@ def definition_of(pipeline: Pipeline | str, verifier: Verifier | str | None, set
 
 def load_blueprint(data: bytes) -> Blueprint:
     """The blueprint of an encoded definition, in this process. Raises InvalidConfig, InvalidPipeline, VerifierUnavailable."""
-    definition = decode(data, Definition)
+    definition: Definition = decode(data, Definition)
     carried = _unpickled(definition.value) if definition.value else {}
     pipeline = carried.get("pipeline") or import_object(definition.pipeline)
     verifier = carried.get("verifier") or (import_object(definition.verifier) if definition.verifier else default_verifier())

@@ -13,7 +13,7 @@ from agentraft_ray.actors.names import NAMESPACE
 from agentraft_ray.actors.peers import PeerLost
 from agentraft_ray.errors import AgentRaftError
 
-__all__ = ["RayPeer", "find", "stop"]
+__all__ = ["RayPeer", "find", "is_dead", "stop"]
 
 
 class RayPeer:
@@ -49,6 +49,15 @@ def find(name: str) -> Any:
         raise PeerLost(f"there is no actor {name} now", peer=name) from None
     except RayError as error:
         raise PeerLost(f"actor {name} cannot be looked up: {_first_line(error)}", peer=name) from None
+
+
+def is_dead(name: str) -> bool:
+    """Whether no actor has this name; blocks. One that is being restarted is not dead."""
+    try:
+        find(name)
+    except PeerLost:
+        return True
+    return False
 
 
 def stop(name: str, *, restart: bool = False) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from importlib import import_module
 from typing import Any
 
 from agentraft_ray.actors.control import Controlled, Figures
 from agentraft_ray.actors.exchange import Exchange, Outbox
 from agentraft_ray.actors.lanes import Lanes, Request
-from agentraft_ray.actors.messages import Loaded, Reply, Returning, Unloaded, encode
+from agentraft_ray.actors.messages import Loaded, Reply, Returning, Unloaded, decode, encode
+from agentraft_ray.actors.store_spec import StoreSpec, open_store
 from agentraft_ray.checkpoint.base import RunStore
 from agentraft_ray.checkpoint.memory import InMemoryCheckpointStore
 from agentraft_ray.checkpoint.seal import EncryptingSeal, PlainSeal
@@ -167,10 +167,13 @@ class ExchangeHost(Controlled):
     def _outputs(self, blueprint: Blueprint, run_id: str) -> LoggedOutputs:
         """The committed outputs of a run, read from its log where they did not travel along."""
         if self._runs is None:
-            # Without a store there is nothing to read back, which is what an empty one says.
-            store = InMemoryCheckpointStore() if self._store is None else self._open_store(self._store)
-            self._runs = LoggedRuns(store, PlainSeal() if self._encryption_key is None else EncryptingSeal(self._encryption_key))
+            seal = PlainSeal() if self._encryption_key is None else EncryptingSeal(self._encryption_key)
+            self._runs = LoggedRuns(self._opened, seal)
         return LoggedOutputs(run_id, blueprint.plan, blueprint.output_types, self._runs)
+
+    def _opened(self) -> RunStore:
+        # Without a store there is nothing to read back, which is what an empty one says.
+        return InMemoryCheckpointStore() if self._store is None else self._open_store(self._store)
 
     async def _fetched(self, ask: Any, outputs: LoggedOutputs) -> tuple[TaskRecord, dict[int, bytes]]:
         """The task and the direct parents' outputs of a request, read from the store where they did not travel along."""
@@ -189,5 +192,4 @@ def _load_definition(definition: bytes) -> Blueprint:
 
 
 def _open_store(description: bytes) -> RunStore:
-    found: RunStore = import_module("agentraft_ray.actors.checkpoint_store").open_store(description)
-    return found
+    return open_store(decode(description, StoreSpec), reader=True)

@@ -17,9 +17,11 @@ from typing import Any, Protocol
 from agentraft_ray.actors.exchange import Outbox
 from agentraft_ray.actors.messages import Reply
 
-__all__ = ["Host", "Lanes", "Request"]
+__all__ = ["HELD_S_MAX", "Host", "Lanes", "Request"]
 
-_HELD_S_MAX = 0.02  # how long a lane may keep the event loop to itself: then what is done can leave, and others have their turn
+HELD_S_MAX = 0.05
+"""How long a lane may keep the event loop to itself; then what is done can leave, and others have their turn. A batch of some
+hundred instant steps takes a tenth of that, also on a machine that has too much to do."""
 
 
 class Request:
@@ -108,8 +110,7 @@ class Lanes:
             self._lanes.add(lane)
             loop = asyncio.get_running_loop()
             lane.is_watched = True
-            lane.task = loop.create_task(self._work(lane), context=contextvars.Context())
-            lane.task.add_done_callback(_retrieved)
+            loop.create_task(self._work(lane), context=contextvars.Context()).add_done_callback(_retrieved)
             loop.call_soon(self._waits, lane)
 
     def take_back(self) -> list[Request]:
@@ -135,7 +136,7 @@ class Lanes:
 
     async def _work(self, lane: _Lane) -> None:
         queue, host = self._queue, self._host
-        task = lane.task
+        task = lane.task = asyncio.current_task()
         assert task is not None
         lane.since = time.perf_counter()
         try:
@@ -161,7 +162,7 @@ class Lanes:
                 self.done += 1
                 if task.cancelling() or contextvars.copy_context():
                     return  # what it leaves behind must not reach the next one
-                if time.perf_counter() - lane.since > _HELD_S_MAX and queue:
+                if time.perf_counter() - lane.since > HELD_S_MAX and queue:
                     lane.is_yielding = True
                     await asyncio.sleep(0)
                     lane.is_yielding = False

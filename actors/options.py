@@ -46,7 +46,9 @@ def create(
     resources: Mapping[str, float] | None = None,
     detached: bool = False,
 ) -> Any:
-    """Start an actor; its handle. It comes back by itself when its process dies, with the same arguments and no memory.
+    """Start an actor; its handle, which must be kept: without `detached` the actor ends with it.
+
+    It comes back by itself when its process dies, with the same arguments and no memory.
 
     Calls are never repeated by Ray (`max_task_retries=0`): whether a lost call did its work is decided by the log.
     """

@@ -39,7 +39,7 @@ class Programs:
         """Load a definition. Raises what loading it raises, and StoreError."""
         program = await asyncio.to_thread(Program, definition)
         if program.fingerprint not in self._known:
-            if decode(definition, Definition).is_by_path:
+            if _decoded(definition).is_by_path:
                 await self._store.put_document(document_name(program.fingerprint), definition)
             self._add(program)
         return self._known[program.fingerprint]
@@ -58,7 +58,7 @@ class Programs:
                 "its pipeline travelled by value and is not known here any more; submit the run again from a program that has the "
                 "pipeline, or put that into a module and name it by 'package.module:attribute'"
             )
-        path = decode(definition, Definition).pipeline
+        path = _decoded(definition).pipeline
         try:
             program = await asyncio.to_thread(Program, definition)
         except AgentRaftError:
@@ -73,3 +73,8 @@ class Programs:
     def _add(self, program: Program) -> None:
         self.on_loaded(program)
         self._known[program.fingerprint] = program
+
+
+def _decoded(definition: bytes) -> Definition:
+    decoded: Definition = decode(definition, Definition)
+    return decoded

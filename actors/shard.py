@@ -49,6 +49,7 @@ _log = logging.getLogger("agentraft_ray")
 _TRAVELS_BYTES_MAX = 64 * 1024  # what is longer is read from the store by whoever needs it
 _TASK_BYTES_MAX = 16 * 1024
 _JUDGES_LOST_MAX = 3
+_DRAINED = ("drained",)
 
 
 class Requests(Protocol):
@@ -232,13 +233,13 @@ class Shard:
             live.wake_at = wake_at
             heapq.heappush(self._timers, (wake_at, live.run_id))
         parked = live.state.parked
-        if parked is not None and parked != live.told_waiting and (wake_at is None or live.machine.idle):
+        if parked is None:
+            live.told_waiting = None
+        elif parked != live.told_waiting and wake_at is None:  # a breaker's cooldown passes by itself
             live.told_waiting = parked
-            if parked == ("drained",):
+            if parked == _DRAINED:
                 self._leave(live)
             self.on_waiting(live)
-        elif parked is None:
-            live.told_waiting = None
 
     def _leave(self, live: LiveRun) -> None:
         live.is_gone = True

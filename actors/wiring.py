@@ -5,11 +5,11 @@ from __future__ import annotations
 from agentraft_ray.actors import names
 from agentraft_ray.actors.gateway import RayPeer
 from agentraft_ray.actors.remote_store import ClusterStore
-from agentraft_ray.actors.store_spec import StoreSpec, open_store
+from agentraft_ray.actors.store_spec import StoreSpec
 
 __all__ = ["cluster_store"]
 
 
 def cluster_store(spec: StoreSpec, deployment: str) -> ClusterStore:
     """The store of a deployment: read from its server, written by its store actor. Nothing is connected before the first call."""
-    return ClusterStore(open_store(spec, reader=True), RayPeer(names.store(deployment)))
+    return ClusterStore(spec, RayPeer(names.store(deployment)))

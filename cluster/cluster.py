@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
 import secrets
-import signal
-import sys
-import threading
 import time
 from collections.abc import AsyncIterable, Callable, Iterable
 from types import TracebackType
@@ -18,7 +16,6 @@ from agentraft_ray.actors.definitions import definition_of, document_name, load_
 from agentraft_ray.actors.messages import encode
 from agentraft_ray.actors.peers import Peer
 from agentraft_ray.actors.remote_store import ClusterStore
-from agentraft_ray.actors.store_spec import open_store
 from agentraft_ray.api import wrap
 from agentraft_ray.checkpoint.seal import EncryptingSeal, PlainSeal, Seal
 from agentraft_ray.cluster import ray_session
@@ -28,9 +25,9 @@ from agentraft_ray.cluster.following import Follower
 from agentraft_ray.cluster.links import Link
 from agentraft_ray.cluster.results import Progress, Results
 from agentraft_ray.cluster.run import ClusterRun
-from agentraft_ray.cluster.settings import ClusterSettings, settings_of
+from agentraft_ray.cluster.settings import settings_of
 from agentraft_ray.cluster.staff import Staff, shard_settings
-from agentraft_ray.errors import AgentRaftError, StoreError
+from agentraft_ray.errors import AgentRaftError, FingerprintMismatch
 from agentraft_ray.pipeline import Pipeline, Task
 from agentraft_ray.result import RunResult
 from agentraft_ray.runtime.blueprint import Blueprint, RunSettings
@@ -67,10 +64,11 @@ class Cluster:
         self._client = secrets.token_hex(8)
         self._is_closed = False
         self._seal: Seal = EncryptingSeal(shard.encryption_key) if shard.encryption_key else PlainSeal()
-        self._store = ClusterStore(open_store(shard.store, reader=True), self._peer(names.store(self.name)))
+        self._store = self._new_store()
         self._definitions: dict[bytes, bytes] = {}
         self._links = [
-            Link(self._client, self._peer(names.coordinator(self.name, index)), self._definitions.__getitem__) for index in range(self.shards)
+            Link(self._client, self._peer(names.coordinator(self.name, index)), self._definitions.__getitem__)
+            for index in range(self.shards)
         ]
 
     # --- start and end ---------------------------------------------------------------------------------------------------------
@@ -102,7 +100,7 @@ class Cluster:
             elif owns_ray:
                 ray_session.stop()
             raise
-        _heed_termination()
+        atexit.register(cluster.close)  # Ray ends a program on SIGTERM as sys.exit does, so this drains the cluster then too
         return cluster
 
     @classmethod
@@ -132,13 +130,14 @@ class Cluster:
     async def _open(self) -> None:
         await self._store.open()
         if self._staff is not None:
-            await self._staff.start(self.background)
+            await self._staff.start()
 
     def close(self) -> None:
         """Leave the cluster. One that was launched here is drained and ended, with its Ray if that was started here too."""
         if self._is_closed:
             return
         self._is_closed = True
+        atexit.unregister(self.close)
         try:
             self.background.run(self._close(), timeout_s=60)
         finally:
@@ -181,7 +180,7 @@ class Cluster:
 
         def environment() -> Environment:
             """For what only reads logs or writes to inboxes; no step ever runs in it."""
-            store, seal = self._store, self._seal
+            store, seal = self._new_store(), self._seal
             owner = Owner(store, blueprint.limits.lease_ttl_s)
             return Environment(blueprint, store, seal, RunLogs(store, seal), Breakers(blueprint.policy, None), StepThreads(1), owner)
 
@@ -205,7 +204,9 @@ class Cluster:
         coordinator = pipeline if isinstance(pipeline, ClusterCoordinator) else self._wrapped(pipeline, settings)
         return Results(self, coordinator.blueprint, tasks, at_a_time, progress)
 
-    def submit(self, pipeline: Pipeline | str | ClusterCoordinator, task: Task, *, run_id: str | None = None, **settings: Any) -> ClusterRun:
+    def submit(
+        self, pipeline: Pipeline | str | ClusterCoordinator, task: Task, *, run_id: str | None = None, **settings: Any
+    ) -> ClusterRun:
         """Start a run; returns when it stands in the store. It goes on when this program ends."""
         coordinator = pipeline if isinstance(pipeline, ClusterCoordinator) else self._wrapped(pipeline, settings)
         run_id = run_id or task.id
@@ -276,11 +277,17 @@ class Cluster:
         plan = await RunLogs(self._store, self._seal).admitted_plan(run_id)
         known = self._definitions.get(plan.fingerprint) or await self._store.document(document_name(plan.fingerprint))
         if known is None:
-            raise StoreError(f"run {run_id}: its pipeline travelled by value; follow it from a program that has the pipeline", run_id=run_id)
+            raise FingerprintMismatch(
+                f"run {run_id}: its pipeline travelled by value; follow it from a program that has the pipeline", run_id=run_id
+            )
         return await self._hosted(known, None)
 
     def _link(self, run_id: str) -> Link:
         return self._links[names.shard_of(run_id, self.shards)]
+
+    def _new_store(self) -> ClusterStore:
+        """A store for one event loop."""
+        return ClusterStore(self._shard.store, self._peer(names.store(self.name)))
 
     def _peer(self, name: str) -> Peer:
         return ray_session.peer(name)
@@ -296,9 +303,3 @@ class Cluster:
             except AgentRaftError:
                 continue
         return found
-
-
-def _heed_termination() -> None:
-    """Let SIGTERM end the program as sys.exit does, so that the context manager drains the cluster."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

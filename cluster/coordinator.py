@@ -26,7 +26,9 @@ __all__ = ["ClusterCoordinator"]
 class ClusterCoordinator(Coordinator):
     """Runs one pipeline on a cluster. What only looks at a log, or decides about a run, is inherited and goes to the store."""
 
-    def __init__(self, cluster: Cluster, blueprint: Blueprint, make_environment: Callable[[], Environment], on_event: EventHook | None) -> None:
+    def __init__(
+        self, cluster: Cluster, blueprint: Blueprint, make_environment: Callable[[], Environment], on_event: EventHook | None
+    ) -> None:
         super().__init__(make_environment, on_event)
         self.cluster = cluster
         self.blueprint = blueprint
@@ -87,7 +89,9 @@ class ClusterCoordinator(Coordinator):
         for work in list(self._background):
             work.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        self._lives = None
+        lives, self._lives = self._lives, None
+        if lives is not None:
+            await lives.environment.store.close()
 
     async def _decide(self, run_id: str, kind: str, step: str, by: str, note: str) -> None:
         await super()._decide(run_id, kind, step, by, note)
@@ -119,11 +123,15 @@ async def _flushed(work: Awaitable[RunResult], sink: EventSink | None) -> RunRes
 
 def _relay(sink: EventSink | None) -> EventHook | None:
     """A hook for the cluster's loop that hands every event to a sink of the running one."""
-    loop = asyncio.get_running_loop()
-    return None if sink is None else lambda event: loop.call_soon_threadsafe(sink.put, event) and None
+    if sink is None:
+        return None
+    loop, put = asyncio.get_running_loop(), sink.put
+
+    def relay(event: Event) -> None:
+        loop.call_soon_threadsafe(put, event)
+
+    return relay
 
 
 def _sink(hook: EventHook | None) -> EventSink | None:
     return None if hook is None else EventSink(hook)
-
-

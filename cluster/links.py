@@ -110,7 +110,7 @@ class Link:
             if loaded.error:
                 raise error_of(loaded.error, loaded.message, {})
         data = encode([one.submission for one in batch])
-        answers = decode(await self.call("submit", self._client, data), list[Accepted])
+        answers: list[Accepted] = decode(await self.call("submit", self._client, data), list[Accepted])
         unknown = False
         for one, accepted in zip(batch, answers, strict=True):
             if accepted.error == "UnknownDefinition":  # the shard has begun a new life since it was registered
@@ -137,7 +137,7 @@ class Link:
     async def _listen(self) -> None:
         while True:
             try:
-                collected = decode(await self._patiently(lambda: self._peer.call("collect", self._client)), Collected)
+                collected: Collected = decode(await self._patiently(lambda: self._peer.call("collect", self._client)), Collected)
             except AgentRaftError as error:
                 for following in list(self._following.values()):
                     self._fail(following, error)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError
 from ray.util.state.exception import RayStateApiException
 
@@ -28,18 +31,17 @@ def start_or_join(settings: ClusterSettings, address: str | None) -> bool:
     wanted = _checked(address) or os.environ.get("RAY_ADDRESS")
     if wanted:
         return join(wanted)
-    # Without the first setting Ray turns the loopback address into the machine's and listens to everybody.
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    ray.init(
-        address="local",
-        num_cpus=settings.num_cpus,
-        include_dashboard=settings.dashboard,
-        log_to_driver=settings.log_to_driver,
-        logging_level="warning",
-        namespace=names.NAMESPACE,
-        _node_ip_address="127.0.0.1",
-    )
+    with _on_loopback():
+        ray.init(
+            address="local",
+            num_cpus=settings.num_cpus,
+            include_dashboard=settings.dashboard,
+            log_to_driver=settings.log_to_driver,
+            logging_level="error",
+            namespace=names.NAMESPACE,
+            _node_ip_address="127.0.0.1",
+        )
     return True
 
 
@@ -126,6 +128,16 @@ def check_room(settings: ClusterSettings, shard: ShardSettings) -> None:
             f"the embedded store is on this machine, but the Ray cluster has {len(addresses)} machines; give the URL of a Redis or "
             "Valkey server that all of them reach: store='redis://...'"
         )
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray turns the loopback address into the machine's, and then listens to everybody, unless this says that there is one node."""
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _checked(address: str | None) -> str | None:

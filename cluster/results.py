@@ -6,7 +6,7 @@ import asyncio
 import queue
 import sys
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ class Results:
         self._blueprint = blueprint
         self._tasks = tasks
         self._at_a_time = at_a_time
-        self._total = len(tasks) if hasattr(tasks, "__len__") else None
+        self._total = len(tasks) if isinstance(tasks, Sized) else None
         self._report = _line if progress is True else progress or None
         self._reported_at = 0.0
         self._started = time.monotonic()
@@ -85,7 +85,11 @@ class Results:
     async def __aiter__(self) -> AsyncIterator[RunResult]:
         loop = asyncio.get_running_loop()
         news = asyncio.Event()
-        self._wake = lambda: loop.call_soon_threadsafe(news.set) and None
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(news.set)
+
+        self._wake = wake
         tasks = aiter(self._tasks) if isinstance(self._tasks, AsyncIterable) else _each(self._tasks)
         more = True
         while more or self._under_way:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentraft_ray.cluster.coordinator import ClusterCoordinator
 from agentraft_ray.cluster.following import Follower
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from agentraft_ray.cluster.cluster import Cluster
 
 __all__ = ["ClusterRun"]
+
+T = TypeVar("T")
 
 
 class ClusterRun:
@@ -57,6 +60,6 @@ class ClusterRun:
         await asyncio.wait([ended])  # a caller that is cancelled or times out must not end it for the next one
         return self._follower.result_from(ended.result())
 
-    def _call(self, call):  # type: ignore[no-untyped-def]
+    def _call(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Make a coordinator's call on a loop of its own: it may call the cluster's loop, which must not wait for itself."""
         return asyncio.run(call())

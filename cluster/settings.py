@@ -29,7 +29,9 @@ class ClusterSettings(BaseSettings):
     AGENTRAFT_CONFIG names), or under ``[tool.agentraft]`` in ``pyproject.toml`` of the working directory; the first of these wins.
     """
 
-    model_config = SettingsConfigDict(env_prefix="AGENTRAFT_", extra="forbid", frozen=True, pyproject_toml_table_header=("tool", "agentraft"))
+    model_config = SettingsConfigDict(
+        env_prefix="AGENTRAFT_", extra="forbid", frozen=True, pyproject_toml_table_header=("tool", "agentraft")
+    )
 
     name: str = Field("default", description="of the deployment; several of them can share a Ray cluster")
     shards: int = Field(1, ge=1, le=256, description="coordinators; runs are spread over them by their ids")
@@ -45,6 +47,8 @@ class ClusterSettings(BaseSettings):
     encryption_key: SecretStr | None = Field(None, description="32 bytes in base64; records and blobs are encrypted with it")
     lease_ttl_s: float = Field(10.0, gt=0, description="after so long without a sign of life another coordinator takes over")
     hung_s: float = Field(30.0, gt=0, description="an actor that does not answer for so long is ended and started anew")
+    worker_hung_s: float = Field(300.0, gt=0, description="the same for workers and verifiers, whose loops a step may block for a while")
+    restarts_max: int = Field(10, ge=1, description="restarts of one actor in a minute; one that needs more is left alone for a while")
     runs_max: int = Field(20_000, ge=1, description="runs that one coordinator holds at a time; further ones wait to be admitted")
     num_cpus: int | None = Field(None, ge=1, description="CPUs of a Ray that is started here; default: those of the machine")
     dashboard: bool = Field(False, description="start Ray's dashboard with a Ray that is started here")
@@ -57,8 +61,8 @@ class ClusterSettings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not among the places
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Where values come from, the first one wins."""
         file = Path(os.environ.get("AGENTRAFT_CONFIG") or _FILE)

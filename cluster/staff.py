@@ -1,4 +1,4 @@
-"""The actors of a deployment, for the program that launched it: who they are, starting them in order, ending them in reverse."""
+"""The actors of a deployment, for the program that launched it: who they are, starting them, looking after them, ending them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import secrets
 from functools import partial
 from typing import Any
 
-from agentraft_ray.actors import gateway, names, options
+import msgspec
+
+from agentraft_ray.actors import gateway, names
 from agentraft_ray.actors.breaker_messages import BreakerSettings
+from agentraft_ray.actors.children import ChildSpec
 from agentraft_ray.actors.coordinator import ShardSettings
 from agentraft_ray.actors.messages import encode
-from agentraft_ray.actors.peers import PeerLost
 from agentraft_ray.actors.store_spec import StoreSpec
+from agentraft_ray.actors.supervisor import Supervisor, SupervisorEvent
 from agentraft_ray.actors.verifier import VerifierSettings
 from agentraft_ray.actors.wiring import cluster_store
 from agentraft_ray.actors.worker import WorkerSettings
-from agentraft_ray.cluster.background import Background
+from agentraft_ray.cluster.nursery import Place, RayNursery
 from agentraft_ray.cluster.settings import ClusterSettings
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import AgentRaftError, InvalidConfig
@@ -30,7 +33,8 @@ _log = logging.getLogger("agentraft_ray")
 
 _START_S = 120.0
 _DRAIN_S = 15.0
-_POLL_S = 0.1
+_POLL_S = 0.05
+_OVERDUE_THREADS_MAX = 16
 
 
 def shard_settings(settings: ClusterSettings) -> ShardSettings:
@@ -54,90 +58,118 @@ def shard_settings(settings: ClusterSettings) -> ShardSettings:
 
 
 class Staff:
-    """Creates the actors of a deployment in this process, which owns them: they end with it."""
+    """Creates and supervises the actors of a deployment in this process, which owns them: they end with it."""
 
     def __init__(self, settings: ClusterSettings, shard: ShardSettings) -> None:
         self._settings = settings
         self._shard = shard
         self._groups = dict(shard.groups)
-        self._started: list[str] = []
+        self._nursery = RayNursery()
+        self._supervisor = Supervisor(self._nursery, self._children(), _report)
+        self._watch: asyncio.Task[None] | None = None
 
-    async def start(self, background: Background) -> None:
-        """Start everything, from the store up; returns when all answer. Raises InvalidConfig for what cannot be placed."""
-        del background
-        shard, settings, name = self._shard, self._settings, self._settings.name
-        key = shard.encryption_key.encode() or None
-        spec = encode(shard.store)
-        self._create("store", names.store(name), (spec,))
-        documents = partial(cluster_store, shard.store, name)
-        self._create("breaker", names.breaker(name), (encode(BreakerSettings(f"breakers:{name}")), documents))
-        for worker in shard.groups[""]:
-            self._create("worker", worker, (encode(WorkerSettings(spec, encryption_key=key)),), num_cpus=settings.worker_cpus)
-        for verifier in shard.verifiers:
-            self._create("verifier", verifier, (encode(VerifierSettings(spec, encryption_key=key)),), num_cpus=settings.verifier_cpus)
-        for index in range(shard.shards):
-            each = ShardSettings(**{field: getattr(shard, field) for field in shard.__struct_fields__} | {"index": index})
-            self._create("coordinator", names.coordinator(name, index), (encode(each),))
-        await self._all_answer(list(self._started))
+    async def start(self) -> None:
+        """Start everything; returns when all answer. Raises InvalidConfig for what cannot be placed."""
+        try:
+            async with asyncio.timeout(_START_S):
+                await self._supervisor.start()
+        except TimeoutError:
+            await self._refuse_missing(list(self._nursery.places))
+        await self._refuse_missing(list(self._nursery.places))
+        self._watch = asyncio.get_running_loop().create_task(self._supervisor.run(), name="supervisor")
 
     async def make_groups(self, blueprint: Blueprint) -> None:
         """Start workers for the steps of a pipeline that ask for resources of their own, and make them known to the coordinators."""
         new: dict[str, list[str]] = {}
         for step in blueprint.pipeline.block:
             group = names.group_of(step.num_cpus, step.num_gpus, dict(step.resources or {}), step.isolate)
-            if group not in self._groups:
-                self._groups[group] = new[group] = self._make_group(group, step)
+            if group in self._groups:
+                continue
+            made = [names.worker(self._settings.name, group, number) for number in range(self._settings.group_workers)]
+            self._groups[group] = new[group] = made
+            for name in made:
+                await self._supervisor.add(self._worker(name, step))
         if not new:
             return
-        await self._all_answer([name for group in new.values() for name in group])
+        await self._refuse_missing([name for group in new.values() for name in group], wait_s=_START_S)
         for index in range(self._shard.shards):
-            await gateway.RayPeer(names.coordinator(self._settings.name, index)).call("configure", new, [])
-
-    def _make_group(self, group: str, step: Step) -> list[str]:
-        settings = self._settings
-        made = [names.worker(settings.name, group, number) for number in range(settings.group_workers)]
-        slots = None if step.isolate is None and not step.num_cpus and not step.num_gpus and not step.resources else 1
-        key = self._shard.encryption_key.encode() or None
-        args = (encode(WorkerSettings(encode(self._shard.store), slots, encryption_key=key)),)
-        for name in made:
-            demands = {"num_cpus": step.num_cpus or 0.0, "num_gpus": step.num_gpus or 0.0, "resources": step.resources}
-            self._create("worker", name, args, **demands)
-        return made
+            await gateway.RayPeer(names.coordinator(self._settings.name, index)).call("configure", self._groups, [])
 
     async def end(self) -> None:
-        """Drain the coordinators, then end everything, from the top down to the store."""
-        for index in range(self._shard.shards):
-            peer = gateway.RayPeer(names.coordinator(self._settings.name, index))
-            try:
-                async with asyncio.timeout(_DRAIN_S):
-                    left = await peer.call("shut_down")
-                if left:
-                    _log.warning("%d runs of coordinator %d did not end in good order; resume_all goes on with them", left, index)
-            except (AgentRaftError, TimeoutError) as error:
-                _log.warning("coordinator %d was not drained (%s); its runs go on with resume_all", index, error)
-        for name in reversed(self._started):
-            await asyncio.to_thread(gateway.stop, name)
-        self._started.clear()
+        """Drain the coordinators, then end everything."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await asyncio.gather(*(self._drain(index) for index in range(self._shard.shards)))
+        await self._supervisor.stop()
 
-    def _create(self, role: str, name: str, args: tuple[Any, ...], **demands: Any) -> None:
-        options.create(role, name, args, **demands)
-        self._started.append(name)
-
-    async def _all_answer(self, wanted: list[str]) -> None:
-        missing = dict.fromkeys(wanted, "it is not placed yet")
+    async def _drain(self, index: int) -> None:
         try:
-            async with asyncio.timeout(_START_S):
-                while missing:
-                    for name in list(missing):
-                        try:
-                            await gateway.RayPeer(name).call("ping")
-                            del missing[name]
-                        except PeerLost as error:
-                            missing[name] = str(error)
-                    await asyncio.sleep(_POLL_S if missing else 0)
-        except TimeoutError:
-            what = "; ".join(f"{name}: {why}" for name, why in list(missing.items())[:5])
-            raise InvalidConfig(
-                f"{len(missing)} of {len(wanted)} actors did not start within {_START_S:.0f} s ({what}). Ray may lack the resources "
-                "that they claim: compare `ray status`, or lower workers=, num_cpus= and num_gpus="
-            ) from None
+            async with asyncio.timeout(_DRAIN_S):
+                left = await gateway.RayPeer(names.coordinator(self._settings.name, index)).call("shut_down")
+            if left:
+                _log.warning("%d runs of coordinator %d did not end in good order; resume_all goes on with them", left, index)
+        except (AgentRaftError, TimeoutError) as error:
+            _log.warning("coordinator %d was not drained (%s); its runs go on with resume_all", index, error)
+
+    # --- who there is ----------------------------------------------------------------------------------------------------------
+
+    def _children(self) -> list[ChildSpec]:
+        shard, settings, name = self._shard, self._settings, self._settings.name
+        spec, key = encode(shard.store), shard.encryption_key.encode() or None
+        documents = partial(cluster_store, shard.store, name)
+        children = [
+            self._child(names.store(name), Place("store", lambda: (spec,))),
+            self._child(names.breaker(name), Place("breaker", lambda: (encode(BreakerSettings(f"breakers:{name}")), documents))),
+        ]
+        children += [self._worker(worker, None) for worker in shard.groups[""]]
+        judge = (encode(VerifierSettings(spec, encryption_key=key)),)
+        children += [self._child(one, Place("verifier", lambda: judge, settings.verifier_cpus)) for one in shard.verifiers]
+        for index in range(shard.shards):
+            args = partial(self._coordinator_args, index)
+            children.append(self._child(names.coordinator(name, index), Place("coordinator", args)))
+        return children
+
+    def _child(self, name: str, place: Place) -> ChildSpec:
+        settings = self._settings
+        self._nursery.places[name] = place
+        is_worker = place.role in {"worker", "verifier"}
+        return ChildSpec(
+            name,
+            place.role,
+            restarts_max=settings.restarts_max,
+            hung_s=settings.worker_hung_s if is_worker else settings.hung_s,
+            overdue_threads_max=_OVERDUE_THREADS_MAX if place.role == "worker" else None,
+        )
+
+    def _worker(self, name: str, step: Step | None) -> ChildSpec:
+        """A worker for any steps, or for those that demand what `step` does: these run one at a time."""
+        shard, key = self._shard, self._shard.encryption_key.encode() or None
+        args = (encode(WorkerSettings(encode(shard.store), None if step is None else 1, encryption_key=key)),)
+        if step is None:
+            return self._child(name, Place("worker", lambda: args, self._settings.worker_cpus))
+        return self._child(name, Place("worker", lambda: args, step.num_cpus or 0.0, step.num_gpus or 0.0, dict(step.resources or {})))
+
+    def _coordinator_args(self, index: int) -> tuple[bytes]:
+        """With the groups that there are by now: one that is created anew knows them all."""
+        return (encode(msgspec.structs.replace(self._shard, index=index, groups=self._groups)),)
+
+    async def _refuse_missing(self, wanted: list[str], wait_s: float = 0.0) -> None:
+        """Raise InvalidConfig where an actor does not answer, after waiting for it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        while True:
+            missing = [name for name in wanted if await self._nursery.ping(name) is None]
+            if not missing:
+                return
+            if loop.time() >= deadline:
+                raise InvalidConfig(
+                    f"{len(missing)} of {len(wanted)} actors did not start within {_START_S:.0f} s ({', '.join(missing[:5])}). Ray may "
+                    "lack the CPUs, GPUs or resources that they claim: see `ray status`, and lower workers=, worker_cpus= or num_gpus="
+                )
+            await asyncio.sleep(_POLL_S)
+
+
+def _report(event: SupervisorEvent) -> None:
+    level = logging.INFO if event.kind in {"created", "started"} else logging.WARNING
+    _log.log(level, "%s was %s: %s", event.name, event.kind, event.why)

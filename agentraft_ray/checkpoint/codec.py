@@ -104,13 +104,19 @@ def decode_output(data: bytes, type: Any = None) -> Any:  # noqa: A002 - the wor
             return _decode_plain(data)
         return _reader(type)(data)
     except msgspec.ValidationError as error:
+        if type is None:  # plain data fits everything: a timestamp that is none, say
+            raise _not_as_written(error) from None
         reason, _, place = str(error).partition(" - at `$")
         inner = error.__cause__ if isinstance(error.__cause__, _Misfit) else _Misfit(reason, "")
         raise _misfit(type, inner.reason, place.rstrip("`") + inner.place) from None
     except _Misfit as error:
         raise _misfit(type, error.reason, error.place) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise LogCorrupted(f"an output in the log is not what was written ({error}): restore it, or fork the run before it") from None
+        raise _not_as_written(error) from None
+
+
+def _not_as_written(error: Exception) -> LogCorrupted:
+    return LogCorrupted(f"an output in the log is not what was written ({error}): restore it, or fork the run before it")
 
 
 def output_type(fn: Callable[..., Any]) -> Any:

@@ -48,12 +48,12 @@ class _LoggedRun:
 class LoggedRuns:
     """The folds of the logs that somebody looked into: the last `runs_max` of them, within `bytes_max`, none unused for `age_s_max`.
 
-    Safe from any thread. `outputs_bytes_max` = what is kept of the outputs of one run.
+    Safe from any thread. The store is opened at the first look. `outputs_bytes_max` = what is kept of the outputs of one run.
     """
 
     def __init__(
         self,
-        store: RunStore,
+        open_store: Callable[[], RunStore],
         seal: Seal,
         *,
         runs_max: int = 64,
@@ -62,7 +62,8 @@ class LoggedRuns:
         age_s_max: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.store = store
+        self._open_store = open_store
+        self._store: RunStore | None = None
         self.seal = seal
         self._runs_max = runs_max
         self._bytes_max = bytes_max
@@ -74,6 +75,14 @@ class LoggedRuns:
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    @property
+    def store(self) -> RunStore:
+        """The store that the logs are in."""
+        with self._lock:
+            if self._store is None:
+                self._store = self._open_store()
+            return self._store
 
     def current(self, run_id: str, types: Sequence[Any]) -> RunOutputs:
         """The outputs of a run as its log has them now. Raises LogCorrupted, StoreUnavailable."""
@@ -107,11 +116,11 @@ class LoggedRuns:
         return record.task
 
     def _found(self, run_id: str, types: Sequence[Any]) -> _LoggedRun:
-        now = self._clock()
+        now, store = self._clock(), self.store
         with self._lock:
             run = self._runs.get(run_id)
             if run is None:
-                run = _LoggedRun(RunOutputs(RunState(run_id), types, self.store, self.seal, self._outputs_bytes_max), now)
+                run = _LoggedRun(RunOutputs(RunState(run_id), types, store, self.seal, self._outputs_bytes_max), now)
                 self._runs[run_id] = run
             run.used_at = now
             self._runs.move_to_end(run_id)

@@ -346,7 +346,8 @@ async def test_a_clock_that_goes_back_delays_by_one_cooldown_at_most(cluster: Cl
 # --- laws over random interleavings ----------------------------------------------------------------------------------------
 
 _SCOPES = ("x", "y")
-_LAW_POLICY = BreakerPolicy(failure_threshold=2, runs_min=1, cooldown_s=5.0, probe_ttl_s=4.0, permit_ttl_s=16.0)
+_SELDOM = st.sampled_from([False, False, False, True])
+_LAW_POLICY = BreakerPolicy(failure_threshold=1, runs_min=1, cooldown_s=5.0, probe_ttl_s=4.0, permit_ttl_s=16.0)
 
 
 class ClusterLaws(RuleBasedStateMachine):
@@ -399,12 +400,13 @@ class ClusterLaws(RuleBasedStateMachine):
             shard, permit = self.held[index] if keep else self.held.pop(index)
             shard.end(permit, outcome)
 
-    @rule(shard=st.integers(0, 2), is_lost=st.booleans(), is_late=st.booleans())
+    @rule(shard=st.integers(0, 2), is_lost=_SELDOM, is_late=_SELDOM)
     def report(self, shard: int, is_lost: bool, is_late: bool) -> None:
         self.exchange(self.shards[shard], "report", is_lost, is_late)
 
-    @rule(shard=st.integers(0, 2), is_lost=st.booleans(), is_late=st.booleans())
-    def question(self, shard: int, is_lost: bool, is_late: bool) -> None:
+    @rule(shard=st.integers(0, 2), scope=st.sampled_from(_SCOPES), is_lost=_SELDOM, is_late=_SELDOM)
+    def question(self, shard: int, scope: str, is_lost: bool, is_late: bool) -> None:
+        self.ask(shard, "a", scope)
         self.exchange(self.shards[shard], "acquire", is_lost, is_late)
 
     def exchange(self, shard: Shard, method: str, is_lost: bool, is_late: bool) -> None:
@@ -429,7 +431,14 @@ class ClusterLaws(RuleBasedStateMachine):
             for event in breakers.answered(reply, shard.now_s):
                 self.take(shard, event)
 
-    @rule(passed_s=st.sampled_from([0.1, 1.0, 4.0, 5.0]))
+    @rule(shard=st.integers(0, 2), scope=st.sampled_from(_SCOPES))
+    def cascade(self, shard: int, scope: str) -> None:
+        event = self.shards[shard].ask("a", scope)
+        if isinstance(event, PermitGranted):
+            self.shards[shard].end(event.permit, "failure")
+            self.exchange(self.shards[shard], "report", False, False)
+
+    @rule(passed_s=st.sampled_from([0.1, 1.0, 4.0, 5.0, 5.0]))
     def wait(self, passed_s: float) -> None:
         self.cluster.clock.now_s += passed_s
 

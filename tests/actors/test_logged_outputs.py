@@ -68,7 +68,7 @@ async def finished(store: RunStore, of: Blueprint, run_id: str = "run", **option
 async def test_all_ancestors_can_be_looked_up_and_the_log_is_read_once() -> None:
     store, of = CountingStore(), blueprint(steps())
     await finished(store, of)
-    runs = LoggedRuns(store, PlainSeal())
+    runs = LoggedRuns(lambda: store, PlainSeal())
     outputs = outputs_of(of, runs)
     ancestors = AncestorOutputs(outputs, 4, {3: b"\x01"})
     assert dict(ancestors) == {"a": ["a0"], "b": ["b0"], "c": ["c0"], "d": 1}
@@ -82,7 +82,7 @@ async def test_all_ancestors_can_be_looked_up_and_the_log_is_read_once() -> None
 async def test_only_the_tail_is_read_when_the_log_has_grown() -> None:
     chain = steps()
     store, of = CountingStore(), blueprint([*chain[:2], replace(chain[2], needs_approval=True), *chain[3:]])
-    runs = LoggedRuns(store, PlainSeal())
+    runs = LoggedRuns(lambda: store, PlainSeal())
     coordinator = wrap(of.pipeline, store=store, verifier=of.verifier)
     assert not (await coordinator.run(Task("the goal"), run_id="run")).success
     assert outputs_of(of, runs).value(1) == ["b0"]
@@ -109,7 +109,7 @@ async def test_a_step_that_was_rolled_back_shows_its_new_output() -> None:
 
     of = blueprint(steps(), Fickle(script))
     await finished(store, of)
-    outputs = outputs_of(of, LoggedRuns(store, PlainSeal()))
+    outputs = outputs_of(of, LoggedRuns(lambda: store, PlainSeal()))
     state = outputs._read().state
     assert state.rollbacks == 1
     assert outputs.value(1) == ["b1"]
@@ -119,7 +119,7 @@ async def test_a_step_that_was_rolled_back_shows_its_new_output() -> None:
 async def test_a_log_whose_end_was_replaced_is_read_again_from_its_begin() -> None:
     store, of = CountingStore(), blueprint(steps())
     await finished(store, of)
-    runs = LoggedRuns(store, PlainSeal())
+    runs = LoggedRuns(lambda: store, PlainSeal())
     assert outputs_of(of, runs).value(5) == ["f0"]
     other = CountingStore()
     fresh = blueprint([replace(step, fn=lambda ctx: "another life") for step in steps()])
@@ -131,7 +131,7 @@ async def test_a_log_whose_end_was_replaced_is_read_again_from_its_begin() -> No
 
 async def test_a_log_that_is_gone_is_an_error_that_says_so() -> None:
     store, of = CountingStore(), blueprint(steps())
-    runs = LoggedRuns(store, PlainSeal())
+    runs = LoggedRuns(lambda: store, PlainSeal())
     for look in (lambda: outputs_of(of, runs).value(1), lambda: outputs_of(of, runs).task()):
         with pytest.raises(LogCorrupted, match="run run: its log is not in the store"):
             look()
@@ -147,9 +147,9 @@ async def test_folds_are_kept_within_bounds() -> None:
     store, of, now = CountingStore(), blueprint(steps(2_000)), [0.0]
     for k in range(5):
         await finished(store, of, f"r{k}")
-    few = LoggedRuns(store, PlainSeal(), runs_max=2)
-    small = LoggedRuns(store, PlainSeal(), bytes_max=100_000)
-    young = LoggedRuns(store, PlainSeal(), age_s_max=10, clock=lambda: now[0])
+    few = LoggedRuns(lambda: store, PlainSeal(), runs_max=2)
+    small = LoggedRuns(lambda: store, PlainSeal(), bytes_max=100_000)
+    young = LoggedRuns(lambda: store, PlainSeal(), age_s_max=10, clock=lambda: now[0])
     for k in range(5):
         now[0] += 6
         for runs in (few, small, young):
@@ -160,7 +160,7 @@ async def test_folds_are_kept_within_bounds() -> None:
 async def test_many_threads_look_into_one_log() -> None:
     store, of = CountingStore(), blueprint(steps())
     await finished(store, of)
-    runs, found = LoggedRuns(store, PlainSeal()), []
+    runs, found = LoggedRuns(lambda: store, PlainSeal()), []
     threads = [threading.Thread(target=lambda k=k: found.append(outputs_of(of, runs).value(k % 6))) for k in range(24)]
     for thread in threads:
         thread.start()

@@ -21,6 +21,7 @@ from agentraft_ray import (
     VerifyInput,
     wrap,
 )
+from agentraft_ray.actors import lanes
 from agentraft_ray.actors.messages import Judged, Returning, Unloaded
 from agentraft_ray.checkpoint.codec import encode_output
 from agentraft_ray.errors import StoreUnavailable
@@ -59,7 +60,8 @@ def verdict(reply: Any) -> VerificationResult:
     return reply.result
 
 
-async def test_a_batch_of_instant_verdicts_comes_back_whole() -> None:
+async def test_a_batch_of_instant_verdicts_comes_back_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "HELD_S_MAX", 60.0)
     here = await client(RulesVerifier(), hold_s=60)
     replies = await here.exchange(*(here.judge("" if k % 2 else "A sentence.") for k in range(100)))
     assert [verdict(reply).passed for reply in replies] == [True, False] * 50

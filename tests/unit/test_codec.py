@@ -458,3 +458,8 @@ def test_without_cryptography_the_error_names_the_extra(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
     with pytest.raises(InvalidConfig, match=r"agentraft_ray\[encryption\]"):
         EncryptingSeal(NEW)
+
+
+def test_a_timestamp_that_is_none_is_damage_and_not_a_misfit() -> None:
+    with pytest.raises(LogCorrupted):
+        decode_output(b"\xd4\xff\x00")
