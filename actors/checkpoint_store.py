@@ -36,7 +36,7 @@ class CheckpointStoreActor(Controlled):
         self._leaving: asyncio.Task[None] | None = None
         self._in_flight = 0
         self._calls = self._entries = self._admissions = self._refused = self._received_bytes = 0
-        self._busy_s = 0.0
+        self._calls_s = 0.0
 
     # --- work --------------------------------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class CheckpointStoreActor(Controlled):
             return refused(error)
         finally:
             self._in_flight -= 1
-            self._busy_s += time.monotonic() - began_at
+            self._calls_s += time.monotonic() - began_at
             if self.is_draining:
                 self._begin_drain()
 
@@ -149,7 +149,8 @@ class CheckpointStoreActor(Controlled):
         return encode(Outcome())
 
     def _figures(self) -> Figures:
-        """`calls` = messages from coordinators, `batches` and `round_trips` = what became of them on the way to the server."""
+        """`calls` = messages from coordinators, `calls_s` = how long they took, added up; the rest = what became of them on the way to
+        the server (`CommitTally`)."""
         own: Figures = {
             "calls": self._calls,
             "entries": self._entries,
@@ -157,7 +158,7 @@ class CheckpointStoreActor(Controlled):
             "refused": self._refused,
             "received_bytes": self._received_bytes,
             "in_flight": self._in_flight,
-            "busy_s": self._busy_s,
+            "calls_s": self._calls_s,
         }
         if self._store is not None:
             tally = self._store.tally

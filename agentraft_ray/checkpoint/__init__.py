@@ -17,8 +17,9 @@ from agentraft_ray.checkpoint.base import (
     RunStatus,
     RunStore,
 )
+from agentraft_ray.checkpoint.log_table import LogTable
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
-from agentraft_ray.checkpoint.memory import InMemoryCheckpointStore, LogTable
+from agentraft_ray.checkpoint.memory import InMemoryCheckpointStore
 from agentraft_ray.checkpoint.retention import PruneReport, prune
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from agentraft_ray.checkpoint.wire import Reply, Wire, pack
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import AgentRaftError
 
-__all__ = ["INDEX_GRACE_S", "CommitTally", "GroupCommit", "Write"]
+__all__ = ["INDEX_GRACE_S", "CommitTally", "GroupCommit", "Write", "one_write"]
 
 INDEX_GRACE_S = 120  # an open-run entry without a run is left alone so long: its admission may be under way
 _MOVES_MAX = 256  # finished runs that wait for their move in the index
@@ -79,6 +79,11 @@ class Write:
         self._missing -= len(positions)
         if not self._missing and not self.future.done():
             self.future.set_result(self._replies)
+
+
+def one_write(op: bytes, run_id: str, fields: Iterable[bytes], keys: tuple[str, ...]) -> Write:
+    """A write of one item."""
+    return Write(op, (run_id,), (frame((op, *fields)),), (keys,))
 
 
 class Share(NamedTuple):
@@ -140,12 +145,12 @@ class GroupCommit:
         retention_ms = int(limits.retention_s * 1000)
         self._settings = (retention_ms, max(retention_ms, int(limits.idempotency_ttl_s * 1000), 1), limits.inbox_max)
 
-    async def submit(self, run_id: str, op: bytes, fields: Iterable[bytes], keys: tuple[str, ...]) -> Reply:
-        """Send one item with the next batch; the script's answer to it.
+    async def submit(self, write: Write) -> Reply:
+        """Send a write of one item with the next batch; the script's answer to it.
 
         Raises StoreUnavailable, StoreFull or StoreError; after the first two the outcome is unknown.
         """
-        [reply] = await self.submit_all(Write(op, (run_id,), (frame((op, *fields)),), (keys,)))
+        [reply] = await self.submit_all(write)
         if isinstance(reply, Exception):
             raise reply
         return reply

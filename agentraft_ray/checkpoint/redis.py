@@ -15,11 +15,11 @@ from agentraft_ray.checkpoint.base import Admission, Answer, AppendEntry, Comman
 from agentraft_ray.checkpoint.calls import Address, Here, ServerCalls
 from agentraft_ray.checkpoint.durability import parse_durability
 from agentraft_ray.checkpoint.embedded import EmbeddedServer
-from agentraft_ray.checkpoint.group_commit import CommitTally, Write
+from agentraft_ray.checkpoint.group_commit import CommitTally, Write, one_write
 from agentraft_ray.checkpoint.items import admission_of, admit_item, answer_of, append_item, meta_of, refused
 from agentraft_ray.checkpoint.keys import DOCUMENTS, Keys
+from agentraft_ray.checkpoint.log_table import inbox_full
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
-from agentraft_ray.checkpoint.memory import inbox_full
 from agentraft_ray.checkpoint.scripts import DENIED, KEEP_SAVED, RELEASE, RENEW, REVOKED, SAVE, TRANSITION, Op, frame
 from agentraft_ray.checkpoint.wire import Server, pack
 from agentraft_ray.config import Limits
@@ -121,7 +121,10 @@ class RedisCheckpointStore(LoggedCheckpointStore):
 
     async def append(self, entry: AppendEntry) -> Answer:
         """See `RunStore.append`."""
-        [answer] = await self.append_many((entry,))
+        run_id, here = check_run_id(entry.run_id), await self._calls.here()
+        claimed = _claimed_from(entry)
+        item, keys = append_item(entry, bool(claimed) and await self.lease_alive(claimed), self.keys)
+        answer = self._appended(here, entry, await here.writer.submit(Write(Op.APPEND, (run_id,), (item,), (keys,))))
         if isinstance(answer, StoreError):
             raise answer
         return answer
@@ -131,27 +134,28 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         if not entries:
             return []
         run_ids = [check_run_id(entry.run_id) for entry in entries]
-        here, url = await self._calls.here(), self._calls.shown_url
+        here = await self._calls.here()
         try:
             living = await self._living([claimed for entry in entries if (claimed := _claimed_from(entry))])
         except StoreError as error:
             return [error] * len(entries)
         made = [append_item(entry, _claimed_from(entry) in living, self.keys) for entry in entries]
         replies = await here.writer.submit_all(Write(Op.APPEND, run_ids, [item for item, _ in made], [keys for _, keys in made]))
-        answers = [
-            answer_of(entry, reply, url) if not isinstance(reply, Exception) else _value(reply)
+        return [
+            self._appended(here, entry, reply if not isinstance(reply, Exception) else _value(reply))
             for entry, reply in zip(entries, replies, strict=True)
         ]
-        for entry, reply in zip(entries, replies, strict=True):
-            if reply == 1 and entry.status == "finished":
-                here.writer.note("finish", entry.run_id)
-        return answers
+
+    def _appended(self, here: Here, entry: AppendEntry, reply: Any) -> Answer | StoreError:
+        if reply == 1 and entry.status == "finished":
+            here.writer.note("finish", entry.run_id)
+        return reply if isinstance(reply, StoreError) else answer_of(entry, reply, self._calls.shown_url)
 
     async def push_command(self, run_id: str, command: Command) -> bool:
         """See `RunStore.push_command`."""
         here = await self._calls.here()
         fields = (command.id.encode(), command.body, secrets.token_bytes(8))
-        reply = await here.writer.submit(run_id, Op.PUSH, fields, self.keys.run(check_run_id(run_id)))
+        reply = await here.writer.submit(one_write(Op.PUSH, run_id, fields, self.keys.run(check_run_id(run_id))))
         if isinstance(reply, list):
             if reply[0] == b"full":
                 raise inbox_full(run_id, self.limits.inbox_max)
@@ -161,7 +165,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
     async def delete_run(self, run_id: str) -> int:
         """See `RunStore.delete_run`."""
         here = await self._calls.here()
-        reply = await here.writer.submit(run_id, Op.DELETE, (), self.keys.run(check_run_id(run_id)))
+        reply = await here.writer.submit(one_write(Op.DELETE, run_id, (), self.keys.run(check_run_id(run_id))))
         if isinstance(reply, list):
             if reply[0] == b"unfinished":
                 raise StoreError(f"run {run_id!r} is {reply[1].decode()}, so its log stays; cancel it first", run_id=run_id)
@@ -324,7 +328,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         """See `RunStore.put_document`."""
         check_document(name, data, self.limits.document_bytes_max)
         here = await self._calls.here()
-        reply = await here.writer.submit(DOCUMENTS, Op.PUT, (name.encode(), data), (self.keys.documents,))
+        reply = await here.writer.submit(one_write(Op.PUT, DOCUMENTS, (name.encode(), data), (self.keys.documents,)))
         if isinstance(reply, list):
             raise refused(f"document {name}", reply, self._calls.shown_url)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Command, RunMeta
-from agentraft_ray.checkpoint.memory import LogTable, RunRow
+from agentraft_ray.checkpoint.log_table import LogTable, RunRow
 
 if TYPE_CHECKING:
     from agentraft_ray.testing.world import World

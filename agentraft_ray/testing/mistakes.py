@@ -9,7 +9,7 @@ import msgspec
 
 from agentraft_ray.breaker import ScopedBreakers
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry
-from agentraft_ray.checkpoint.memory import LogTable, RunRow
+from agentraft_ray.checkpoint.log_table import LogTable, RunRow
 from agentraft_ray.errors import ErrorType
 from agentraft_ray.identity import OwnerToken
 from agentraft_ray.protocol import judgement

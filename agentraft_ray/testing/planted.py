@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from agentraft_ray.breaker import ScopedBreakers
-from agentraft_ray.checkpoint.memory import LogTable
+from agentraft_ray.checkpoint.log_table import LogTable
 from agentraft_ray.protocol import decide, dispatch, judgement
 from agentraft_ray.protocol.attempt import Phase
 from agentraft_ray.protocol.machine import RunMachine
