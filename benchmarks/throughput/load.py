@@ -19,7 +19,6 @@ from agentraft_ray import Task
 from agentraft_ray.checkpoint.embedded import EmbeddedServer
 from agentraft_ray.cluster import Cluster
 from benchmarks.processes import CpuMeter, rss_bytes
-from benchmarks.ray_session import ray_session
 from benchmarks.throughput.work import RULES, chain_of
 
 __all__ = ["LoadSample", "OurLoad", "OursSample", "measure_ours", "our_load"]
@@ -83,9 +82,7 @@ class OurLoad:
         tasks = (Task("measure", id=f"{prefix}-{number}") for number in itertools.islice(itertools.count(), runs))
         before, cpu_before, started = self.cluster.stats(), self._meter.read(), time.perf_counter()
         taken = np.empty(runs)
-        for number, result in enumerate(
-            self.cluster.map(chain_of(steps), tasks, at_a_time=runs_at_a_time, verifier=RULES)  # fmt: skip
-        ):
+        for number, result in enumerate(self.cluster.map(chain_of(steps), tasks, at_a_time=runs_at_a_time, verifier=RULES)):
             if not result.success:
                 raise RuntimeError(f"run {result.run_id} failed under load: {result.error}")
             taken[number] = result.elapsed_ms
@@ -110,11 +107,13 @@ class OurLoad:
 
 @contextmanager
 def our_load(directory: Path, *, shards: int = 1, workers: int = 2) -> Iterator[OurLoad]:
-    """A deployment over an embedded server in `directory`, in this process's Ray session or one of its own."""
+    """A deployment over an embedded server in `directory`, in this process's Ray session or one of its own.
+
+    Its actors claim no CPUs, so that other programs of a benchmark find room beside it.
+    """
     name = f"bench{secrets.token_hex(3)}"
-    with ray_session(), Cluster.launch(
-        name=name, directory=directory, shards=shards, workers=workers, worker_cpus=0.0, verifier_cpus=0.0, log_to_driver=False
-    ) as cluster:  # fmt: skip
+    sizes = {"shards": shards, "workers": workers, "worker_cpus": 0.0, "verifier_cpus": 0.0}
+    with Cluster.launch(name=name, directory=directory, log_to_driver=False, **sizes) as cluster:
         yield OurLoad(cluster, directory, shards, workers)
 
 
