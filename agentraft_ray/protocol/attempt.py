@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from agentraft_ray.protocol.plan import StepSpec
 from agentraft_ray.protocol.records import Certificate, Payload
 from agentraft_ray.taxonomy import FREE, Cost
 
@@ -31,9 +32,9 @@ WAITS_OUTSIDE = frozenset({Phase.GATE, Phase.APPROVAL, Phase.BREAKER, Phase.BLOC
 
 
 class Attempt:
-    """One open attempt. `calls` maps the numbers of its open calls to what each is for (sample number, or -1).
+    """One open attempt at the step that `spec` describes.
 
-    `due` is when time alone moves it on (None: never). `cost` sums what it used so far. `votes` holds samples by digest.
+    `calls` maps the numbers of its open calls to what each is for (sample number, or -1). `due` is when time alone moves it on (None: never). `cost` sums what it used so far. `votes` holds samples by digest.
     """
 
     __slots__ = (
@@ -53,12 +54,14 @@ class Attempt:
         "phase",
         "reason",
         "samples",
+        "spec",
         "step",
         "votes",
     )
 
-    def __init__(self, step: int, lineage: int, number: int, hint: str | None) -> None:
+    def __init__(self, step: int, spec: StepSpec, lineage: int, number: int, hint: str | None) -> None:
         self.step = step
+        self.spec = spec
         self.lineage = lineage
         self.number = number
         self.hint = hint

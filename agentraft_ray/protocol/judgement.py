@@ -82,22 +82,23 @@ def _certify(m: RunMachine, step: int, output: bytes, result: VerificationResult
     """Bind a verdict to exactly what it is about: this output of the step's open (or committed) attempt."""
     state = m.state
     history = state.history(step)
+    parents, inputs, goal, policy = state.made_from(step)
     assert result.kind is not None
     return Certificate(
         state.run_id,
         step,
         history.lineage,
         history.attempt,
-        state.inputs_digest(step),
-        state.parent_positions(step),
+        inputs,
+        parents,
         output,
-        m.plan.goal(step),
-        m.plan.judged_by(step),
+        goal,
+        policy,
         result.verifier,
         result.prompt,
         result.calibration,
-        result.kind.value,
-        result.error_type.value,
+        result.kind._value_,  # what `value` looks up, slowly
+        result.error_type._value_,
         result.confidence,
     )
 
@@ -109,7 +110,7 @@ def _certify_attempt(m: RunMachine, attempt: Attempt, result: VerificationResult
 
 def _passed(m: RunMachine, attempt: Attempt, result: VerificationResult) -> None:
     certificate = _certify_attempt(m, attempt, result)
-    if m.plan.step(attempt.step).needs_approval:
+    if attempt.spec.needs_approval:
         _propose(m, attempt, certificate)
     else:
         commit(m, attempt, certificate)

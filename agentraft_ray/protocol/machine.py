@@ -26,6 +26,7 @@ from agentraft_ray.protocol.messages import (
     CommandReceived,
     Ready,
     ReleasePermit,
+    Tick,
 )
 from agentraft_ray.protocol.records import CostBooked, ErrorInfo, Payload, Record, RunFinished, RunParked, RunResumed, encode_record
 from agentraft_ray.protocol.state import RunState
@@ -62,11 +63,11 @@ class RunMachine:
         self._seal = seal
         self._records: list[bytes] = []
         self._decided: list[Record] = []
-        self._blobs: list[tuple[bytes, bytes]] = []
-        self._needs: list[bytes] = []
-        self._taken: list[str] = []
+        self._blobs: tuple[tuple[bytes, bytes], ...] = ()
+        self._needs: tuple[bytes, ...] = ()
+        self._taken: tuple[str, ...] = ()
         self._commands: list[AnyCommand] = []
-        self._base = (state.index, state.head)
+        self._index, self._head = state.index, state.head  # where the log is, once what was taken is appended
         self._drained = False
 
     # --- what a host does --------------------------------------------------------------------------------------------------
@@ -84,13 +85,12 @@ class RunMachine:
         if self.state.finished is not None or self._drained:
             self._take_late(event)
             return
-        call = getattr(event, "call", None)
-        if call is None:
-            if type(event) is CommandReceived:
-                decide.take_command(self, event)
-            else:
-                decide.take_tick(self)
+        if isinstance(event, CommandReceived):
+            decide.take_command(self, event)
+        elif isinstance(event, Tick):
+            decide.take_tick(self)
         else:
+            call = event.call
             attempt = self._calls.get(call.number) if call.token == self.token else None
             row = decide.TABLE.get((attempt.phase, type(event))) if attempt is not None else None
             if attempt is None or row is None:
@@ -115,25 +115,28 @@ class RunMachine:
         if not self._records and not self._commands:
             return None
         state = self.state
-        index, head = self._base
-        status = "finished" if state.finished else "parked" if state.parked is not None else "open"
+        finished = state.finished
+        records, decided = tuple(self._records), tuple(self._decided)
         ready = Ready(
             self.token,
-            index,
-            head,
-            tuple(self._records),
-            tuple(self._decided),
+            self._index,
+            self._head,
+            records,
+            decided,
             state.head,
-            tuple(self._blobs),
-            tuple(self._needs),
-            tuple(self._taken),
-            status,
-            state.finished.outcome if state.finished else "",
+            self._blobs,
+            self._needs,
+            self._taken,
+            "finished" if finished is not None else "parked" if state.parked is not None else "open",
+            finished.outcome if finished is not None else "",
             tuple(self._commands),
         )
-        self._base = (state.index, state.head)
-        for taken in (self._records, self._decided, self._commands, self._blobs, self._needs, self._taken):
-            taken.clear()
+        self._commands.clear()
+        if self._records:  # nothing else goes with commands alone
+            self._index, self._head = state.index, state.head
+            self._records.clear()
+            self._decided.clear()
+            self._blobs = self._needs = self._taken = ()
         return ready
 
     @property
@@ -190,10 +193,10 @@ class RunMachine:
 
     def open_call(self, attempt: Attempt, purpose: int = -1) -> Call:
         """A new call that `attempt` waits for."""
-        self._next_call += 1
-        self._calls[self._next_call] = attempt
-        attempt.calls[self._next_call] = purpose
-        return Call(self.token, self._next_call)
+        self._next_call = number = self._next_call + 1
+        self._calls[number] = attempt
+        attempt.calls[number] = purpose
+        return Call(self.token, number)
 
     def close_call(self, attempt: Attempt, number: int) -> int:
         """The call was answered; what it was for."""
@@ -214,8 +217,10 @@ class RunMachine:
 
     def close(self, attempt: Attempt, outcome: str) -> None:
         """End an attempt; `outcome` goes to the breaker."""
-        self.abandon_calls(attempt)
-        self.release(attempt, outcome)
+        if attempt.calls:
+            self.abandon_calls(attempt)
+        if attempt.permit is not None:
+            self.release(attempt, outcome)
         self.attempts.pop(attempt.step, None)
 
     def abandon(self, attempt: Attempt) -> None:
@@ -231,15 +236,15 @@ class RunMachine:
     def stored(self, payload: Payload) -> Payload:
         """The payload as a record carries it: what is long goes to a blob of the same append."""
         if payload.data is None:
-            self._needs.append(payload.digest)
+            self._needs += (payload.digest,)
             return payload
         if payload.size <= self.policies.inline_bytes_max:
             return payload
-        self._blobs.append((payload.digest, payload.data))
+        self._blobs += ((payload.digest, payload.data),)
         return Payload(payload.digest, payload.size, None)
 
     def taken(self, command_id: str) -> None:
-        self._taken.append(command_id)
+        self._taken += (command_id,)
 
     def finish(self, outcome: str, error: ErrorInfo | None) -> None:
         """End the run and everything that is under way."""

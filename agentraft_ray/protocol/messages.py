@@ -6,8 +6,6 @@ that was closed, or one delivered twice, matches nothing that is open.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 
 from agentraft_ray.identity import OwnerToken
@@ -36,7 +34,7 @@ __all__ = [
 ]
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Names one request of one life of a run."""
 
     token: OwnerToken

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from agentraft_ray.errors import LogCorrupted
-from agentraft_ray.identity import GENESIS, NO_OWNER, OwnerToken, chain, digest, digest_of_parts
+from agentraft_ray.identity import DIGEST_FRAME, GENESIS, NO_OWNER, OwnerToken, chain, digest, digest_of_parts
 from agentraft_ray.protocol.history import FAILURE_HINTS, StepHistory
 from agentraft_ray.protocol.plan import Plan, fingerprint_of, plan_of
 from agentraft_ray.protocol.records import (
@@ -43,7 +43,8 @@ from agentraft_ray.taxonomy import FREE, Cost, FailureCause
 __all__ = ["RunState", "StepHistory", "fold"]
 
 _COMMITTED = 1
-
+_Origin = tuple[tuple[int, ...], bytes, bytes, bytes]
+_MEMOS = frozenset({"plan", "_hashed", "_made_from"})  # what follows from the rest
 
 _FRESH = StepHistory()
 
@@ -53,10 +54,11 @@ class RunState:
 
     __slots__ = (
         "_digests",
-        "_inputs",
+        "_hashed",
+        "_made_from",
         "_positions",
         "_status",
-        "_task_digest",
+        "_task_frame",
         "accusations",
         "admitted_at",
         "approved",
@@ -89,7 +91,8 @@ class RunState:
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
-        self._inputs: dict[int, bytes] = {}  # of ready steps, so that it is hashed once
+        self._made_from: dict[int, _Origin] = {}  # of ready steps, so that it is found and hashed once
+        self._hashed: Payload | None = None  # made here from its bytes just now, so that they are hashed once
         self.index = 0
         self.head = GENESIS
         self.token: OwnerToken = NO_OWNER
@@ -135,18 +138,32 @@ class RunState:
         """The step's history; read-only, a shared empty one where nothing happened yet."""
         return self.histories.get(step, _FRESH)
 
-    def inputs_digest(self, step: int) -> bytes:
-        """Digest of all that the step's output may depend on: the task and its parents' present outputs."""
-        known = self._inputs.get(step)
+    def made_from(self, step: int) -> _Origin:
+        """What a verdict about the step's output must be bound to: the log positions of its parents' present commits, and the
+        digests of its inputs (the task and its parents' outputs), of its goal, and of the policy that it is judged under."""
+        known = self._made_from.get(step)
         if known is None:
-            known = digest_of_parts(self._task_digest, *map(self.output_digest, self.plan.parents(step)))
+            plan = self.plan
+            parents = plan.parents(step)
+            positions = tuple([self._positions[parent] for parent in parents])
+            framed = bytearray(self._task_frame)  # digest_of_parts(task digest, *digests of the parents' outputs), in less time
+            for parent in parents:
+                framed += DIGEST_FRAME
+                framed += self._digests[32 * parent : 32 * parent + 32]
+            inputs = digest(framed)
+            known = positions, inputs, plan.goal(step), plan.judged_by(step)
             if step in self.ready:
-                self._inputs[step] = known
+                self._made_from[step] = known
         return known
 
-    def parent_positions(self, step: int) -> tuple[int, ...]:
-        positions = self._positions
-        return tuple([positions[parent] for parent in self.plan.parents(step)])
+    def inputs_digest(self, step: int) -> bytes:
+        """Digest of all that the step's output may depend on: the task and its parents' present outputs."""
+        return self.made_from(step)[1]
+
+    def payload_of(self, data: bytes) -> Payload:
+        """An output's payload; the next record need not hash its bytes again if it carries this very value, which nobody can change."""
+        self._hashed = payload = Payload(digest(data), len(data), data)
+        return payload
 
     def exhausted(self, step: int) -> bool:
         """Whether the step may not be tried again in this lineage."""
@@ -199,7 +216,7 @@ class RunState:
             self._refuse("the fingerprint is not that of the plan")
         self.plan = plan_of(record.plan)
         self.task = record.task
-        self._task_digest = digest_of_parts(record.task.goal.encode(), record.task.inputs)
+        self._task_frame = DIGEST_FRAME + digest_of_parts(record.task.goal.encode(), record.task.inputs)
         self.admitted_at = record.at
         self.forked_from = record.forked_from
         size = self.plan.size
@@ -237,8 +254,8 @@ class RunState:
         step = certificate.step
         self._check_subject(certificate, record.output.digest)
         self._check_payload(record.output, certificate.output)
-        approved = self.approved.get(step) == (certificate.lineage, certificate.output)
-        if not certificate.passed and not (certificate.kind == "abstain" and approved):
+        approved = step in self.approved and self.approved[step] == (certificate.lineage, certificate.output)
+        if certificate.kind != "pass" and not (certificate.kind == "abstain" and approved):
             self._refuse(f"step {self.plan.name(step)!r} is committed on a verdict that does not pass")
         spec = self.plan.step(step)
         if (spec.needs_approval and not approved) or (spec.approve_before and (step, certificate.lineage) not in self.let_go):
@@ -249,7 +266,7 @@ class RunState:
         self._digests[32 * step : 32 * step + 32] = certificate.output
         self.committed += 1
         self.ready.discard(step)
-        self._inputs.pop(step, None)
+        self._made_from.pop(step, None)
         status = self._status
         for child in self.plan.children(step):
             if not status[child] and all(map(status.__getitem__, self.plan.parents(child))):
@@ -345,7 +362,7 @@ class RunState:
             self.ready.discard(step)
             for forgotten in (self.accusations, self.proposed, self.approved):
                 forgotten.pop(step, None)
-        self._inputs.clear()
+        self._made_from.clear()
         gone = set(cone)
         for reserved in [one for one in self.reservations if one[0] in gone]:
             del self.reservations[reserved]
@@ -397,7 +414,9 @@ class RunState:
 
     def _progress(self, at: float) -> None:
         self.claims = 0
-        self._unpark(at)
+        self._hashed = None
+        if self.parked is not None:
+            self._unpark(at)
 
     def _unpark(self, at: float) -> None:
         if self.parked is not None:
@@ -415,9 +434,8 @@ class RunState:
 
         Reservations of lost lives stay charged.
         """
-        proposal = self.proposed.pop(step, None)
-        if proposal is not None:
-            cost = cost.less(proposal.cost)
+        if step in self.proposed:
+            cost = cost.less(self.proposed.pop(step).cost)
         self.cost = self.cost + cost
         if self.reservations:
             for key in [key for key in self.reservations if key[0] == step and key[1] == attempt]:
@@ -451,23 +469,29 @@ class RunState:
         """The certificate is about this output of the step's present attempt, made from its parents' present commits."""
         step = certificate.step
         self._check_number(step, certificate.lineage, certificate.attempt)
-        copied = self.forked_from is not None and self.index < self.forked_from[1]  # names the run that it was made in
-        if certificate.run != self.run_id and not copied:
+        if certificate.run != self.run_id and not self._is_copied():
             self._refuse(f"the verdict is about run {certificate.run}")
         if certificate.output != output:
             self._refuse("the verdict is about another output")
-        if certificate.parents != self.parent_positions(step) or certificate.inputs != self.inputs_digest(step):
+        parents, inputs, goal, policy = self.made_from(step)
+        if certificate.parents != parents or certificate.inputs != inputs:
             self._refuse("the verdict was made on other inputs than the parents' present commits")
-        if certificate.goal != self.plan.goal(step) or certificate.policy != self.plan.judged_by(step):
+        if certificate.goal != goal or certificate.policy != policy:
             self._refuse("the verdict was made for another goal or under another policy")
 
+    def _is_copied(self) -> bool:
+        """Whether the next record is one of a fork's prefix, which names the run that it was made in."""
+        return self.forked_from is not None and self.index < self.forked_from[1]
+
     def _check_payload(self, payload: Payload, expected: bytes) -> None:
-        if payload.digest != expected or (payload.data is not None and digest(payload.data) != expected):
+        if payload is not self._hashed and payload.data is not None and digest(payload.data) != payload.digest:
+            self._refuse("the output's bytes do not match their digest")
+        if payload.digest != expected:
             self._refuse("the output's bytes do not match their digest")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunState) and all(
-            getattr(self, name, None) == getattr(other, name, None) for name in self.__slots__ if name not in {"plan", "_inputs"}
+            getattr(self, name, None) == getattr(other, name, None) for name in self.__slots__ if name not in _MEMOS
         )
 
     __hash__ = None  # type: ignore[assignment]

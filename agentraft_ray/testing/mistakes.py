@@ -293,7 +293,7 @@ def opens_every_gate(start_step: Any) -> Any:
 def leaves_commands(take_command: Any) -> Any:
     def take(m: RunMachine, command: CommandReceived) -> None:
         take_command(m, command)
-        m._taken.clear()
+        m._taken = ()
 
     return take
 
