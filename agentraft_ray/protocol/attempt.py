@@ -34,7 +34,8 @@ WAITS_OUTSIDE = frozenset({Phase.GATE, Phase.APPROVAL, Phase.BREAKER, Phase.BLOC
 class Attempt:
     """One open attempt at the step that `spec` describes.
 
-    `calls` maps the numbers of its open calls to what each is for (sample number, or -1). `due` is when time alone moves it on (None: never). `cost` sums what it used so far. `votes` holds samples by digest.
+    `calls` maps the numbers of its open calls to what each is for (sample number, or -1). `due` is when time alone moves it on
+    (None: never). `cost` sums what it used so far. `votes` holds samples by digest.
     """
 
     __slots__ = (

@@ -69,7 +69,11 @@ def judged(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
     attempt.cost = attempt.cost + event.cost
     match result.kind:
         case VerdictKind.PASS:
-            _passed(m, attempt, result)
+            certificate = _certify_attempt(m, attempt, result)
+            if attempt.spec.needs_approval:
+                _propose(m, attempt, certificate)
+            else:
+                commit(m, attempt, certificate)
         case VerdictKind.REJECT:
             reject(m, attempt, result)
         case VerdictKind.ABSTAIN:
@@ -106,14 +110,6 @@ def _certify(m: RunMachine, step: int, output: bytes, result: VerificationResult
 def _certify_attempt(m: RunMachine, attempt: Attempt, result: VerificationResult) -> Certificate:
     assert attempt.payload is not None
     return _certify(m, attempt.step, attempt.payload.digest, result)
-
-
-def _passed(m: RunMachine, attempt: Attempt, result: VerificationResult) -> None:
-    certificate = _certify_attempt(m, attempt, result)
-    if attempt.spec.needs_approval:
-        _propose(m, attempt, certificate)
-    else:
-        commit(m, attempt, certificate)
 
 
 def commit(m: RunMachine, attempt: Attempt, certificate: Certificate) -> None:

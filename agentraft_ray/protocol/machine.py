@@ -26,7 +26,6 @@ from agentraft_ray.protocol.messages import (
     CommandReceived,
     Ready,
     ReleasePermit,
-    Tick,
 )
 from agentraft_ray.protocol.records import CostBooked, ErrorInfo, Payload, Record, RunFinished, RunParked, RunResumed, encode_record
 from agentraft_ray.protocol.state import RunState
@@ -67,7 +66,10 @@ class RunMachine:
         self._needs: tuple[bytes, ...] = ()
         self._taken: tuple[str, ...] = ()
         self._commands: list[AnyCommand] = []
-        self._index, self._head = state.index, state.head  # where the log is, once what was taken is appended
+        # Where the log is, once what was taken is appended:
+        self._index, self._head = state.index, state.head
+        self._status = "finished" if state.finished is not None else "open" if state.parked is None else "parked"
+        self._outcome = state.finished.outcome if state.finished is not None else ""
         self._drained = False
 
     # --- what a host does --------------------------------------------------------------------------------------------------
@@ -85,12 +87,13 @@ class RunMachine:
         if self.state.finished is not None or self._drained:
             self._take_late(event)
             return
-        if isinstance(event, CommandReceived):
-            decide.take_command(self, event)
-        elif isinstance(event, Tick):
-            decide.take_tick(self)
+        call = getattr(event, "call", None)
+        if call is None:
+            if type(event) is CommandReceived:
+                decide.take_command(self, event)
+            else:
+                decide.take_tick(self)
         else:
-            call = event.call
             attempt = self._calls.get(call.number) if call.token == self.token else None
             row = decide.TABLE.get((attempt.phase, type(event))) if attempt is not None else None
             if attempt is None or row is None:
@@ -112,31 +115,39 @@ class RunMachine:
 
     def take_ready(self) -> Ready | None:
         """All that is to be done since the last call, or None."""
-        if not self._records and not self._commands:
+        if self._records:
+            return self._take_records()
+        if not self._commands:
             return None
+        commands = tuple(self._commands)
+        self._commands.clear()
+        return Ready(self.token, self._index, self._head, (), (), self._head, (), (), (), self._status, self._outcome, commands)
+
+    def _take_records(self) -> Ready:
         state = self.state
-        finished = state.finished
-        records, decided = tuple(self._records), tuple(self._decided)
+        if state.finished is not None:
+            self._status, self._outcome = "finished", state.finished.outcome
+        else:
+            self._status = "open" if state.parked is None else "parked"
         ready = Ready(
             self.token,
             self._index,
             self._head,
-            records,
-            decided,
+            tuple(self._records),
+            tuple(self._decided),
             state.head,
             self._blobs,
             self._needs,
             self._taken,
-            "finished" if finished is not None else "parked" if state.parked is not None else "open",
-            finished.outcome if finished is not None else "",
+            self._status,
+            self._outcome,
             tuple(self._commands),
         )
+        self._index, self._head = state.index, state.head
+        self._records.clear()
+        self._decided.clear()
         self._commands.clear()
-        if self._records:  # nothing else goes with commands alone
-            self._index, self._head = state.index, state.head
-            self._records.clear()
-            self._decided.clear()
-            self._blobs = self._needs = self._taken = ()
+        self._blobs = self._needs = self._taken = ()
         return ready
 
     @property

@@ -85,7 +85,7 @@ class VerdictReturned(_Event, frozen=True):
         if self.result is None:
             return Cost(0, 0.0, self.seconds)
         cost = self.result.cost
-        return Cost(cost.tokens, cost.usd, max(cost.seconds, self.seconds))
+        return cost if cost.seconds >= self.seconds else Cost(cost.tokens, cost.usd, self.seconds)
 
 
 class PermitGranted(_Event, frozen=True):

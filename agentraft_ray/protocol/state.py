@@ -191,7 +191,7 @@ class RunState:
 
     def apply(self, record: Record, stored: bytes) -> None:
         """Fold one more record in. Raises LogCorrupted if it cannot stand at this place of this log."""
-        if self.index == 0 and type(record) is not RunAdmitted:
+        if not self.index and type(record) is not RunAdmitted:
             self._refuse("a log starts with the admission of its run")
         if self.finished is not None:
             self._refuse("nothing follows the end of a run")
@@ -436,6 +436,9 @@ class RunState:
         """
         if step in self.proposed:
             cost = cost.less(self.proposed.pop(step).cost)
+        if self.charged is self.cost and not self.reservations:  # nothing was ever reserved: one sum serves as both
+            self.charged = self.cost = self.cost + cost
+            return
         self.cost = self.cost + cost
         if self.reservations:
             for key in [key for key in self.reservations if key[0] == step and key[1] == attempt]:
@@ -446,8 +449,9 @@ class RunState:
         self.charged = self.charged + cost
 
     def _book(self, cost: Cost) -> None:
+        is_all = self.charged is self.cost
         self.cost = self.cost + cost
-        self.charged = self.charged + cost
+        self.charged = self.cost if is_all else self.charged + cost
 
     def _check_attempt(self, step: int, lineage: int, attempt: int) -> None:
         if step not in self.ready:
