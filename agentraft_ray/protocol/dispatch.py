@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentraft_ray.identity import digest
 from agentraft_ray.protocol import endings, judgement
-from agentraft_ray.protocol.attempt import Attempt, Phase
+from agentraft_ray.protocol.attempt import PERMIT, RUNNING, Attempt, Phase
 from agentraft_ray.protocol.history import StepHistory
 from agentraft_ray.protocol.messages import (
     AcquirePermit,
@@ -96,7 +96,7 @@ def ask_permit(m: RunMachine, attempt: Attempt) -> None:
     if not m.policies.breaker:
         _dispatch(m, attempt)
         return
-    attempt.phase = Phase.PERMIT
+    attempt.phase = PERMIT
     m.command(AcquirePermit(m.open_call(attempt), m.plan.scope(attempt.step), _id(m, attempt)))
 
 
@@ -139,7 +139,7 @@ def _send(m: RunMachine, attempt: Attempt, sample: int) -> None:
             return
         m.persist(AttemptStarted(attempt.step, attempt.lineage, attempt.number, sample, budget.reserve))
     timeout_s = attempt.spec.timeout_s
-    attempt.phase = Phase.RUNNING
+    attempt.phase = RUNNING
     attempt.due = None if timeout_s is None or m.policies.host_times_steps else m.now + timeout_s
     m.command(
         RunStep(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from agentraft_ray.errors import CORRECTION_HINTS, ErrorType
 from agentraft_ray.protocol import dispatch, endings
-from agentraft_ray.protocol.attempt import Attempt, Phase
+from agentraft_ray.protocol.attempt import JUDGING, Attempt, Phase
 from agentraft_ray.protocol.messages import (
     VerdictReturned,
     Verify,
@@ -41,7 +41,9 @@ def judge(m: RunMachine, attempt: Attempt) -> None:
             return
         attempt.opinion = judges[0] if judges else ""
     m.announce("step_verifying", attempt.step, attempt.number)
-    _ask_verifier(m, attempt)
+    timeout_s = m.policies.verifier_timeout_s
+    attempt.phase, attempt.due = JUDGING, m.now + timeout_s
+    m.command(Verify(m.open_call(attempt), attempt.step, attempt.number, attempt.payload, -1, attempt.opinion, timeout_s))
 
 
 def judge_again(m: RunMachine, attempt: Attempt) -> None:
@@ -51,13 +53,6 @@ def judge_again(m: RunMachine, attempt: Attempt) -> None:
         endings.fail_budget(m, *short)
     else:
         judge(m, attempt)
-
-
-def _ask_verifier(m: RunMachine, attempt: Attempt) -> None:
-    assert attempt.payload is not None
-    timeout_s = m.policies.verifier_timeout_s
-    attempt.phase, attempt.due = Phase.JUDGING, m.now + timeout_s
-    m.command(Verify(m.open_call(attempt), attempt.step, attempt.number, attempt.payload, -1, attempt.opinion, timeout_s))
 
 
 def judged(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:

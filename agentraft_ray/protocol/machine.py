@@ -48,6 +48,31 @@ class RunMachine:
     observes events, so `Announce` commands are worth making.
     """
 
+    __slots__ = (
+        "_blobs",
+        "_calls",
+        "_commands",
+        "_decided",
+        "_drained",
+        "_head",
+        "_index",
+        "_needs",
+        "_next_call",
+        "_outcome",
+        "_records",
+        "_seal",
+        "_status",
+        "_taken",
+        "attempts",
+        "late",
+        "listening",
+        "now",
+        "plan",
+        "policies",
+        "state",
+        "token",
+    )
+
     def __init__(self, state: RunState, *, seal: Seal = _plain, listening: bool = True) -> None:
         self.state = state
         self.plan = state.plan

@@ -74,8 +74,11 @@ class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
     host_times_steps: bool = False
 
 
-class PlanSpec(msgspec.Struct, frozen=True):
-    """The stored form of a plan: a block of steps, how often it is repeated in a chain, and the run's policies."""
+class PlanSpec(msgspec.Struct, frozen=True, cache_hash=True):
+    """The stored form of a plan: a block of steps, how often it is repeated in a chain, and the run's policies.
+
+    Every admission looks it up twice (`plan_of`, `fingerprint_of`), so its hash is kept.
+    """
 
     name: str
     block: tuple[StepSpec, ...]

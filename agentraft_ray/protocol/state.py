@@ -10,8 +10,8 @@ Per step it keeps 41 bytes (status, position, output digest) and more only for s
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Set
+from typing import Any, TypeVar
 
 from agentraft_ray.errors import LogCorrupted
 from agentraft_ray.identity import DIGEST_FRAME, GENESIS, NO_OWNER, OwnerToken, chain, digest, digest_of_parts
@@ -42,11 +42,21 @@ from agentraft_ray.taxonomy import FREE, Cost, FailureCause
 
 __all__ = ["RunState", "StepHistory", "fold"]
 
+T = TypeVar("T")
+
 _COMMITTED = 1
 _Origin = tuple[tuple[int, ...], bytes, bytes, bytes]
 _MEMOS = frozenset({"plan", "_hashed", "_made_from"})  # what follows from the rest
 
 _FRESH = StepHistory()
+_NOTHING: frozenset[Any] = frozenset()  # what most runs have of most things; a set of their own would take 232 bytes
+
+
+def _grown(known: Set[T], item: T) -> set[T]:
+    """`known` with one more item: the same set, unless it is the shared empty one."""
+    grown = known if isinstance(known, set) else set(known)
+    grown.add(item)
+    return grown
 
 
 class RunState:
@@ -104,11 +114,11 @@ class RunState:
         self.ready: set[int] = set()
         self.histories: dict[int, StepHistory] = {}
         self.accusations: dict[int, tuple[int, int]] = {}  # accuser -> (suspect, position of its commit)
-        self.cleared: set[tuple[int, int, int]] = set()  # (accuser, its lineage, position of the suspect's commit)
+        self.cleared: Set[tuple[int, int, int]] = _NOTHING  # (accuser, its lineage, position of the suspect's commit)
         self.proposed: dict[int, OutputProposed] = {}
         self.approved: dict[int, tuple[int, bytes]] = {}  # step -> (lineage, output digest)
-        self.let_go: set[tuple[int, int]] = set()  # (step, lineage) whose running was approved
-        self.commands: set[str] = set()
+        self.let_go: Set[tuple[int, int]] = _NOTHING  # (step, lineage) whose running was approved
+        self.commands: Set[str] = _NOTHING
         self.reservations: dict[tuple[int, int, int], Cost] = {}  # (step, attempt, sample) of this owner's life
         self.attempts_started = 0
         self.cost = FREE
@@ -376,19 +386,19 @@ class RunState:
             self._refuse("the suspect was not judged to stand")
         self._check_binding(record.certificate, self.output_digest(record.suspect))
         del self.accusations[record.accuser]
-        self.cleared.add((record.accuser, self.history(record.accuser).lineage, record.position))
+        self.cleared = _grown(self.cleared, (record.accuser, self.history(record.accuser).lineage, record.position))
         self._book(record.cost)
         self._progress(record.at)
 
     def _command(self, record: CommandTaken) -> None:
         if record.applied and record.id in self.commands:
             self._refuse(f"command {record.id} was taken before")
-        self.commands.add(record.id)
+        self.commands = _grown(self.commands, record.id)
         if record.applied and record.kind == "approve":
             if record.output:
                 self.approved[record.step] = (record.lineage, record.output)
             else:
-                self.let_go.add((record.step, record.lineage))
+                self.let_go = _grown(self.let_go, (record.step, record.lineage))
         if record.applied:  # what has no effect neither wakes a parked run nor clears it of being poisoned
             self._progress(record.at)
 
