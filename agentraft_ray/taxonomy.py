@@ -35,8 +35,6 @@ class Cost(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def __add__(self, other: Cost) -> Cost:
         if other is FREE:
             return self
-        if self is FREE:
-            return other
         usd = None if self.usd is None or other.usd is None else self.usd + other.usd
         return Cost(self.tokens + other.tokens, usd, self.seconds + other.seconds)
 
