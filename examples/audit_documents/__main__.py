@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("directory", nargs="?", help="the documents (default: this project's docs and the installed packages' papers)")
     parser.add_argument("--out", metavar="DIR", help="where report.md goes (default: a folder in .agentraft/reports)")
     parser.add_argument("--in-process", action="store_true", help="run in this process, without a Ray cluster of its own")
-    parser.add_argument("--store", default="embedded", help="embedded (default, durable), the URL of a Redis server, or memory (in process)")
+    parser.add_argument(
+        "--store", default="embedded", help="embedded (default, durable), the URL of a Redis server, or memory (in process)"
+    )
     parser.add_argument("--fresh", action="store_true", help="audit again, even if these very documents were audited before")
     return parser
 
