@@ -167,7 +167,7 @@ class CoordinatorActor(Controlled):
         if self._is_open:
             self.shard.drain()
             deadline = time.monotonic() + 2 * self.settings.limits.drain_s
-            while self.shard.runs and time.monotonic() < deadline:
+            while self.shard.runs and time.monotonic() < deadline:  # noqa: ASYNC110 - once, at the end
                 await asyncio.sleep(_TICK_S / 5)
             self.desk.release()
             for breakers in self._breakers.values():

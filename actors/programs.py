@@ -20,7 +20,7 @@ class Programs:
     def __init__(self, store: RunStore) -> None:
         self._store = store
         self._known: dict[bytes, Program] = {}
-        self.on_loaded: Callable[[Program], None] = lambda program: None
+        self.on_loaded: Callable[[Program], None] = _nothing
 
     def get(self, fingerprint: bytes) -> Program | None:
         """A program that is loaded here."""
@@ -73,6 +73,10 @@ class Programs:
     def _add(self, program: Program) -> None:
         self.on_loaded(program)
         self._known[program.fingerprint] = program
+
+
+def _nothing(program: Program) -> None:
+    """A hook that nobody has set."""
 
 
 def _decoded(definition: bytes) -> Definition:
