@@ -15,7 +15,7 @@ from typing import Any
 from agentraft_ray.actors.client_messages import Accepted, Attached, Collected, Failed, Notice, Outcome, Submission, Told
 from agentraft_ray.actors.messages import Loaded, decode, encode
 from agentraft_ray.actors.peers import Peer, PeerLost
-from agentraft_ray.errors import AgentRaftError, StoreUnavailable
+from agentraft_ray.errors import AgentRaftError, RunIdConflict, StoreUnavailable
 
 __all__ = ["Following", "Link", "error_of"]
 
@@ -62,7 +62,11 @@ class Link:
         run_id = following.submission.run_id
         earlier = self._following.get(run_id)
         if earlier is not None and earlier is not following:
-            _also(earlier, following)
+            if _are_the_same(earlier.submission, following.submission):
+                _also(earlier, following)
+            else:
+                message = f"run {run_id!r} is under way with another task or pipeline; use another run id, or another id for the task"
+                self._fail(following, RunIdConflict(message, run_id=run_id))
             return
         self._following[run_id] = following
         self._queue.append(following)
@@ -203,6 +207,11 @@ def error_of(name: str, message: str, fields: dict[str, Any]) -> AgentRaftError:
     found = getattr(errors, name, None)
     kind = found if isinstance(found, type) and issubclass(found, AgentRaftError) else AgentRaftError
     return kind(message, **fields)
+
+
+def _are_the_same(one: Submission, other: Submission) -> bool:
+    """Whether two submissions under one id mean one run; whoever only follows means any."""
+    return one.task is None or other.task is None or (one.definition, one.task) == (other.definition, other.task)
 
 
 def _also(first: Following, second: Following) -> None:

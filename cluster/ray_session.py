@@ -26,9 +26,9 @@ _DESCRIBE_S = 20.0
 
 def start_or_join(settings: ClusterSettings, address: str | None) -> bool:
     """Have a Ray to work with; whether it was joined or started here, so that leaving it is up to us. Raises InvalidConfig."""
+    wanted = _wanted(address)
     if ray.is_initialized():
         return False
-    wanted = _checked(address) or os.environ.get("RAY_ADDRESS")
     if wanted:
         return join(wanted)
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -47,9 +47,9 @@ def start_or_join(settings: ClusterSettings, address: str | None) -> bool:
 
 def join(address: str | None) -> bool:
     """Join the Ray cluster at `address`, else the one that RAY_ADDRESS names or that runs on this machine. Raises InvalidConfig."""
+    wanted = _wanted(address) or "auto"
     if ray.is_initialized():
         return False
-    wanted = _checked(address) or os.environ.get("RAY_ADDRESS") or "auto"
     try:
         ray.init(address=wanted, namespace=names.NAMESPACE, logging_level="warning")
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
@@ -72,10 +72,11 @@ def peer(name: str) -> Peer:
 
 def is_running_somewhere(deployment: str) -> bool:
     """Whether a deployment of this name runs on the cluster that this process uses or RAY_ADDRESS names."""
+    wanted = _wanted(None)
     if not ray.is_initialized():
-        if not os.environ.get("RAY_ADDRESS"):
+        if not wanted:
             return False
-        join(None)
+        join(wanted)
     try:
         gateway.find(names.coordinator(deployment, 0))
     except PeerLost:
@@ -140,10 +141,12 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _checked(address: str | None) -> str | None:
-    if address is not None and address.startswith("ray://"):
+def _wanted(address: str | None) -> str | None:
+    """The address that was given here or by RAY_ADDRESS. Raises InvalidConfig for one that programs cannot work through."""
+    wanted = address or os.environ.get("RAY_ADDRESS") or None
+    if wanted is not None and wanted.startswith("ray://"):
         raise InvalidConfig(
-            f"{address!r} is a Ray Client address: there a program is not part of the cluster, loses its connection with its calls, and "
+            f"{wanted!r} is a Ray Client address: there a program is not part of the cluster, loses its connection with its calls, and "
             "cannot be called back. Submit the program as a job instead: ray job submit --working-dir . -- python your_program.py"
         )
-    return address
+    return wanted

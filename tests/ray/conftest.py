@@ -19,8 +19,9 @@ from ray.cluster_utils import Cluster as Nodes
 
 from agentraft_ray.cluster import Cluster
 
+ROOT = Path(__file__).resolve().parents[2]
 CPUS = 8  # as far as Ray is concerned; the machine may have fewer
-DEADLINE_S = 25  # of one test
+DEADLINE_S = 60  # of one test
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +55,20 @@ def directory() -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix="ars", dir="/tmp"))
     yield place
     shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """A data directory for one test."""
+    place = Path(tempfile.mkdtemp(prefix="arx", dir="/tmp"))
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def environment(nodes: Any) -> dict[str, str]:
+    """What a program needs to find the package, these tests and the Ray of this session."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error::RuntimeWarning"}
 
 
 @pytest.fixture(scope="session")
