@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray.exceptions import RayError
 from ray.util.state.exception import RayStateApiException
 
@@ -21,6 +22,7 @@ from agentraft_ray.errors import AgentRaftError, InvalidConfig
 
 __all__ = ["actor_names", "check_room", "describe", "is_running_somewhere", "join", "peer", "start_or_join", "stop"]
 
+_CONNECT_S = 5.0
 _DESCRIBE_S = 20.0
 
 
@@ -51,7 +53,8 @@ def join(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     try:
-        ray.init(address=wanted, namespace=names.NAMESPACE, logging_level="warning")
+        with _on_loopback() if _is_on_loopback_alone(wanted) else contextlib.nullcontext():
+            ray.init(address=wanted, namespace=names.NAMESPACE, logging_level="warning")
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise InvalidConfig(
             f"no Ray cluster can be joined at {wanted!r} ({error}); start one with `ray start --head`, name it by RAY_ADDRESS, "
@@ -129,6 +132,32 @@ def check_room(settings: ClusterSettings, shard: ShardSettings) -> None:
             f"the embedded store is on this machine, but the Ray cluster has {len(addresses)} machines; give the URL of a Redis or "
             "Valkey server that all of them reach: store='redis://...'"
         )
+
+
+def _is_on_loopback_alone(wanted: str) -> bool:
+    """Whether the Ray cluster at an address listens on loopback alone, as one does that a program has started for itself.
+
+    Raises ConnectionError where nobody listens; Ray would try for half a minute.
+    """
+    with _on_loopback():
+        found = services.canonicalize_bootstrap_address(wanted)
+    if found is None:
+        raise ConnectionError("none runs on this machine")
+    host, _, port = found.rpartition(":")
+    here = host in {"127.0.0.1", "localhost"}
+    if here and _listens(services.get_node_ip_address(), port):
+        return False
+    if not _listens(host.strip("[]"), port):
+        raise ConnectionError(f"nobody listens at {found}")
+    return here
+
+
+def _listens(host: str, port: str) -> bool:
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from agentraft_ray import Pipeline, Step, StepContext, Task, wrap
 from agentraft_ray.cluster import Cluster
+from agentraft_ray.errors import InvalidConfig
+
+PROGRAM_S = 45
 
 
 def say(**facts: Any) -> None:
@@ -52,13 +58,24 @@ def launch_and_close(directory: str) -> None:
             actors = [int(figures["pid"]) for figures in cluster.stats().values()]
             below = descendants()
             run = wrap("tests.ray.pipelines:QUICKSTART", cluster=cluster).run_sync(Task("leaving nothing"))
-            say(output=run.output, actors=len(actors), below=len(below), address=addresses())
+            say(output=run.output, actors=len(actors), servers=len(servers(directory)), address=addresses())
         cluster.close()  # once more does no harm
         say(
             left=[pid for pid in {*actors, *below} if Path(f"/proc/{pid}").exists() and not is_zombie(pid)],
             threads=[thread.name for thread in threading.enumerate() if thread not in before and "agentraft" in thread.name],
-            sockets=[path.name for path in Path(directory).glob("*.sock")],
+            sockets=[path.name for path in Path(directory).rglob("*.sock")],
+            servers=servers(directory),
         )
+
+
+def servers(directory: str) -> list[int]:
+    """The processes that name a directory in their command line, this one aside."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if directory.encode() in file.read_bytes() and int(file.parent.name) not in {os.getpid(), os.getppid()}:
+                found.append(int(file.parent.name))
+    return found
 
 
 def addresses() -> list[str]:
@@ -99,5 +116,16 @@ def visit(name: str, run_id: str, asking_id: str) -> None:
         say(left=run.run_id)
 
 
+def nowhere() -> None:
+    """Join a Ray that is not there."""
+    for address in (None, "127.0.0.1:1", "no address"):
+        began = time.monotonic()
+        try:
+            Cluster.connect(address)
+        except InvalidConfig as error:
+            say(refused=str(error), seconds=time.monotonic() - began)
+
+
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(PROGRAM_S)  # before the test's patience ends
     globals()[sys.argv[1]](*sys.argv[2:])

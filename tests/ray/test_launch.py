@@ -15,6 +15,7 @@ from agentraft_ray.cluster import Cluster
 from agentraft_ray.cluster.settings import settings_of
 from agentraft_ray.errors import FingerprintMismatch, InvalidConfig
 from tests.ray.pipelines import COUNT_3, COUNT_3_ASKING
+from tests.ray.programs import PROGRAM_S
 
 pytestmark = pytest.mark.ray
 
@@ -23,7 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run_program(*args: str, env: dict[str, str] | None = None) -> list[dict[str, Any]]:
     """What a program of `tests.ray.programs` said, in order."""
-    done = subprocess.run([sys.executable, "-m", "tests.ray.programs", *args], cwd=ROOT, env=env, capture_output=True, text=True, timeout=100)
+    command = [sys.executable, "-m", "tests.ray.programs", *args]
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PROGRAM_S + 5)
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"{args[0]} does not end; it said {error.stdout!r}, and {(error.stderr or b'').decode()}") from None
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
@@ -36,9 +41,9 @@ def alone(environment: dict[str, str]) -> dict[str, str]:
 def test_a_cluster_leaves_no_process_no_thread_and_no_socket_behind(cluster: Cluster, short_directory: Path, environment: dict[str, str]) -> None:
     said = run_program("launch_and_close", str(short_directory), env=alone(environment))
     for up, after in (said[:2], said[2:]):
-        assert (up["output"], up["actors"]) == ("A report on 5 words of findings.", 5)
+        assert (up["output"], up["actors"], up["servers"]) == ("A report on 5 words of findings.", 5, 1)
         assert up["address"] == ["127.0.0.1"]
-        assert after == {"left": [], "threads": [], "sockets": []}
+        assert after == {"left": [], "threads": [], "sockets": [], "servers": []}
 
 
 def test_a_name_that_is_taken_is_refused(cluster: Cluster, tmp_path: Path) -> None:
@@ -60,6 +65,15 @@ def test_ray_client_addresses_are_refused_with_the_reason(cluster: Cluster, monk
     for join in (Cluster.connect, Cluster.launch, Cluster.auto):
         with pytest.raises(InvalidConfig, match="Ray Client address.* ray job submit"):
             join(name="other")
+
+
+def test_where_no_ray_is_joining_says_so_at_once(short_directory: Path, environment: dict[str, str]) -> None:
+    said = run_program("nowhere", env={**alone(environment), "RAY_TMPDIR": str(short_directory)})
+    assert len(said) == 3
+    for one in said:
+        assert "no Ray cluster can be joined at" in one["refused"]
+        assert "ray start --head" in one["refused"]
+        assert one["seconds"] < 10
 
 
 def test_a_deployment_that_is_not_there_is_named_with_those_that_are(cluster: Cluster) -> None:
