@@ -49,6 +49,8 @@ _log = logging.getLogger("agentraft_ray")
 _TRAVELS_BYTES_MAX = 64 * 1024  # what is longer is read from the store by whoever needs it
 _TASK_BYTES_MAX = 16 * 1024
 _JUDGES_LOST_MAX = 3
+_TIMERS_PER_RUN = 4
+_TIMERS_SPARE = 256
 
 
 class Requests(Protocol):
@@ -197,6 +199,10 @@ class Shard:
     def tick(self) -> None:
         """Time has passed."""
         now = self.clock()
+        if len(self._timers) > _TIMERS_PER_RUN * len(self.runs) + _TIMERS_SPARE:  # most of them are of runs that are over
+            runs = self.runs
+            self._timers = [one for one in self._timers if one[1] in runs and runs[one[1]].wake_at == one[0]]
+            heapq.heapify(self._timers)
         while self._timers and self._timers[0][0] <= now:
             due, run_id = heapq.heappop(self._timers)
             live = self.runs.get(run_id)
