@@ -454,7 +454,8 @@ class Client:
         self.store = ClusterStore(cluster.spec, LocalPeer(cluster, names.store(cluster.name), None))
         self.definitions: dict[bytes, bytes] = {}
         self.links = [
-            Link(name, LocalPeer(cluster, one, None), self.definitions.__getitem__, pauses_s=(0.005, 0.01, 0.02)) for one in cluster.coordinators
+            Link(name, LocalPeer(cluster, one, None), self.definitions.__getitem__, pauses_s=(0.005, 0.01, 0.02))
+            for one in cluster.coordinators
         ]
         self.events: dict[str, list[Event]] = {}
 
