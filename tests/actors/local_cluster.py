@@ -453,10 +453,8 @@ class Client:
         self.name = name
         self.store = ClusterStore(cluster.spec, LocalPeer(cluster, names.store(cluster.name), None))
         self.definitions: dict[bytes, bytes] = {}
-        self.links = [
-            Link(name, LocalPeer(cluster, one, None), self.definitions.__getitem__, pauses_s=(0.005, 0.01, 0.02))
-            for one in cluster.coordinators
-        ]
+        peers = [LocalPeer(cluster, one, None) for one in cluster.coordinators]
+        self.links = [Link(name, peer, self.definitions.__getitem__, pauses_s=(0.005, 0.01, 0.02)) for peer in peers]
         self.events: dict[str, list[Event]] = {}
 
     def link(self, run_id: str) -> Link:
