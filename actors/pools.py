@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
-from agentraft_ray.actors.messages import Judge, Loaded, Pong, Raised, Reply, Returning, Unloaded, Work, decode, encode
+from agentraft_ray.actors.messages import Judge, Loaded, Pong, Raised, Reply, Returning, Unloaded, Welcome, Work, decode, encode
 from agentraft_ray.actors.pace import ShardPace
 from agentraft_ray.actors.peers import Peer, PeerLost
 from agentraft_ray.errors import AgentRaftError
@@ -135,6 +135,7 @@ class _Lane:
         self.is_exclusive = False
         self._is_resting = False  # it has handed requests back
         self._in_flight = 0
+        self._on_their_way: list[list[Request]] = []
         self._cancelled: set[int] = set()
         self._life = 0  # counts the times that the peer was lost; replies and failures of an earlier life mean nothing
         self._tasks: set[asyncio.Task[None]] = set()
@@ -182,6 +183,7 @@ class _Lane:
     async def _exchange(self, requests: list[Request]) -> None:
         life = self._life
         self.pool.messages += 1
+        self._on_their_way.append(requests)
         try:
             replies = await self._call(requests)
         except (PeerLost, AgentRaftError) as error:
@@ -191,6 +193,9 @@ class _Lane:
         if life != self._life:
             return
         self._in_flight -= 1
+        if replies and isinstance(replies[0], Welcome):
+            self._begin_anew()
+        self._on_their_way.remove(requests)
         self._take(replies)
         self._settle()
         if self.open and not self._in_flight:
@@ -202,13 +207,13 @@ class _Lane:
             self.is_exclusive = False
         self.pool._wake()
 
-    async def _call(self, requests: list[Request]) -> list[Reply]:
+    async def _call(self, requests: list[Request]) -> list[Reply | Welcome]:
         call = asyncio.ensure_future(self.peer.call("exchange", self.pool.client, encode(requests)))
         try:
             while True:
                 done, _ = await asyncio.wait([call], timeout=self.pool.pace.stall_s)
                 if done:
-                    return decode(call.result(), list[Reply])
+                    return decode(call.result(), list[Reply | Welcome])
                 await self._ping()
         finally:
             call.cancel()
@@ -221,10 +226,12 @@ class _Lane:
         except TimeoutError:
             raise PeerLost(f"actor {self.peer.name} does not answer", peer=self.peer.name) from None
 
-    def _take(self, replies: list[Reply]) -> None:
+    def _take(self, replies: list[Reply | Welcome]) -> None:
         good: list[Reply] = []
         unloaded: dict[bytes, list[Request]] = {}
         for reply in replies:
+            if isinstance(reply, Welcome):
+                continue
             request = self.open.get(reply.ticket)
             if request is None:
                 continue
@@ -285,10 +292,21 @@ class _Lane:
         self._life += 1
         self._in_flight, self.is_up, self.is_exclusive = 0, False, False
         lost, self.open = list(self.open.values()), {}
+        self._on_their_way.clear()
         self._cancelled.clear()
         _log.warning("%s; %d requests that were open there are sent again", error, len(lost))
         self._spawn(self._come_back())
         self.pool.on_lost(lost)
+
+    def _begin_anew(self) -> None:
+        """The peer knows nothing of what was sent before: it died and came back while no exchange was on its way to tell."""
+        here = {request.ticket for requests in self._on_their_way for request in requests}
+        lost = [request for request in self.open.values() if request.ticket not in here]
+        if lost:
+            _log.warning("%s has begun a new life; %d requests that were open there are sent again", self.peer.name, len(lost))
+            for request in lost:
+                del self.open[request.ticket]
+            self.pool.on_lost(lost)
 
     async def _come_back(self) -> None:
         pauses = iter(self.pool.pace.return_pauses_s)

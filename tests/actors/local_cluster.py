@@ -24,6 +24,7 @@ from agentraft_ray.actors.checkpoint_store import CheckpointStoreActor
 from agentraft_ray.actors.client_messages import Submission
 from agentraft_ray.actors.coordinator import CoordinatorActor, ShardSettings
 from agentraft_ray.actors.definitions import Definition, load_blueprint
+from agentraft_ray.actors.hosting import ExchangeHost
 from agentraft_ray.actors.messages import decode, encode
 from agentraft_ray.actors.pace import ShardPace
 from agentraft_ray.actors.peers import PeerLost
@@ -323,6 +324,8 @@ class LocalCluster:
         self._graves.append(life)
         if isinstance(life.actor, CheckpointStoreActor) and life.actor._store is not None:
             life.stores.append(life.actor._store)
+        if isinstance(life.actor, ExchangeHost):
+            life.actor._lanes.take_back()  # or its lanes, each of which is cancelled at once, would go on to begin others
         for task in list(life.tasks):
             task.cancel()
         if again:

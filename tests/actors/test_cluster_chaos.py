@@ -58,7 +58,10 @@ def pipelines(client: Client, chance: random.Random) -> list[Blueprint]:
     loose = {"max_errors": 50, "failure_threshold": 1_000}
     for one in (*chain, *diamond):
         one.max_errors = loose["max_errors"]
-    words = {"failure_threshold": loose["failure_threshold"], "limits": replace(client.cluster.limits, worker_losses_max=50, claims_max=1_000)}
+    words = {
+        "failure_threshold": loose["failure_threshold"],
+        "limits": replace(client.cluster.limits, worker_losses_max=50, claims_max=1_000),
+    }
     return [
         client.host(chain, CallableVerifier(judge), **words),
         client.host(diamond, **words),
@@ -120,5 +123,7 @@ async def _kill(cluster: LocalCluster, chance: random.Random) -> None:
 
 def _held(cluster: LocalCluster, name: str) -> dict[str, object]:
     actor = cluster.actor(name)
-    lives = {run_id: (live.state.index, live.state.parked, bool(live.ready), live.machine.attempts) for run_id, live in actor.shard.runs.items()}
+    lives = {
+        run_id: (live.state.index, live.state.parked, bool(live.ready), live.machine.attempts) for run_id, live in actor.shard.runs.items()
+    }
     return {"runs": lives, "arriving": list(actor.intake.arriving), "foreign": list(actor.intake.foreign)}
