@@ -407,6 +407,7 @@ class CoordinatorActor(Controlled):
         pools = [self.judges, *self.pools.values()]
         return {
             "runs": len(self.shard.runs),
+            "waiting": sum(live.state.parked is not None for live in list(self.shard.runs.values())),
             "arriving": len(self.intake.arriving),
             "stuck": len(self.intake.stuck),
             "commits": sum(program.committed for program in self.programs.all()),

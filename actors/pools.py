@@ -173,15 +173,16 @@ class _Lane:
 
     def _start(self, requests: list[Request]) -> None:
         self._in_flight += 1
-        self._spawn(self._exchange(requests))
+        self._spawn(self._exchange(requests, self._life))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _exchange(self, requests: list[Request]) -> None:
-        life = self._life
+    async def _exchange(self, requests: list[Request], life: int) -> None:
+        if life != self._life:  # the peer was lost before this could begin, and the requests with it
+            return
         self.pool.messages += 1
         self._on_their_way.append(requests)
         try:
