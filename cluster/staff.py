@@ -185,7 +185,7 @@ async def _until_gone(pids: list[int]) -> None:
     """Wait for processes of this machine to end, a few seconds at most."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _GONE_S
-    while loop.time() < deadline and await asyncio.to_thread(_any_alive, pids):
+    while loop.time() < deadline and await asyncio.to_thread(_any_alive, pids):  # noqa: ASYNC110 - nobody tells us
         await asyncio.sleep(_POLL_S)
 
 

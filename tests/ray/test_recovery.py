@@ -132,7 +132,7 @@ def hardy_lease_s(cluster: Cluster) -> float:
 
 def server_of(cluster: Cluster) -> int:
     """The pid of the server of its embedded store."""
-    directory = str(cluster._shard.store.directory).encode()
+    directory = str(cluster._shard.store.place).encode()
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
