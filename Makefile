@@ -55,6 +55,9 @@ peers-env: $(READY) ## install LangGraph and DBOS into .venv-peers, for `make pe
 peers: peers-env ## compare with LangGraph and DBOS on the same chain (ARGS="--quick ...")
 	@$(BIN)/python -m benchmarks peers $(ARGS)
 
+chaos: $(READY) ## kill, stop and stall a live local cluster (ARGS="--quick" for 3 minutes, an hour without)
+	@$(BIN)/python -m benchmarks chaos $(ARGS)
+
 sim: $(READY) ## run SEEDS=10000 simulated clusters FROM=0
 	@$(BIN)/python -m agentraft_ray.testing.simulator --seeds $(SEEDS) --from $(FROM) $(ARGS)
 
