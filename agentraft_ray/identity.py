@@ -8,13 +8,26 @@ from typing import NamedTuple
 
 from agentraft_ray.errors import InvalidConfig
 
-__all__ = ["GENESIS", "NO_OWNER", "OwnerToken", "chain", "check_run_id", "digest", "digest_of_parts", "idempotency_key"]
+__all__ = [
+    "DIGEST_FRAME",
+    "GENESIS",
+    "NO_OWNER",
+    "OwnerToken",
+    "chain",
+    "check_run_id",
+    "digest",
+    "digest_of_parts",
+    "idempotency_key",
+]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _DIGEST_BYTES = 32
 
 GENESIS = bytes(_DIGEST_BYTES)
 """The head hash of an empty log."""
+
+DIGEST_FRAME = _DIGEST_BYTES.to_bytes(8, "big")
+"""What `digest_of_parts` puts before a part that is a digest itself."""
 
 
 class OwnerToken(NamedTuple):
@@ -34,7 +47,7 @@ def check_run_id(run_id: str) -> str:
     return run_id
 
 
-def digest(data: bytes) -> bytes:
+def digest(data: bytes | bytearray) -> bytes:
     """SHA-256 of `data`, 32 bytes."""
     return hashlib.sha256(data).digest()
 

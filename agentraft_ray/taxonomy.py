@@ -33,6 +33,8 @@ class Cost(msgspec.Struct, frozen=True, array_like=True, gc=False):
         raise ValueError(f"a cost takes finite numbers from 0 up, not {tokens!r} tokens, {usd!r} dollars and {seconds!r} seconds")
 
     def __add__(self, other: Cost) -> Cost:
+        if other is FREE:
+            return self
         usd = None if self.usd is None or other.usd is None else self.usd + other.usd
         return Cost(self.tokens + other.tokens, usd, self.seconds + other.seconds)
 

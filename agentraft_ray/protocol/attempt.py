@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from enum import Enum
 
+import msgspec
+
+from agentraft_ray.protocol.plan import StepSpec
 from agentraft_ray.protocol.records import Certificate, Payload
 from agentraft_ray.taxonomy import FREE, Cost
 
-__all__ = ["WAITS_OUTSIDE", "Attempt", "Phase"]
+__all__ = ["JUDGING", "PERMIT", "RUNNING", "WAITS_OUTSIDE", "Attempt", "Phase"]
 
 
 class Phase(Enum):
@@ -27,52 +30,35 @@ class Phase(Enum):
     BLOCKED = "waits for a verifier that does not answer"
 
 
+# The phases of every step, as names of the module: in 3.11 a look-up in an Enum's class goes through slow Python.
+PERMIT, RUNNING, JUDGING = Phase.PERMIT, Phase.RUNNING, Phase.JUDGING
+
 WAITS_OUTSIDE = frozenset({Phase.GATE, Phase.APPROVAL, Phase.BREAKER, Phase.BLOCKED})
 
 
-class Attempt:
-    """One open attempt. `calls` maps the numbers of its open calls to what each is for (sample number, or -1).
+class Attempt(msgspec.Struct, gc=False, eq=False):
+    """One open attempt at the step that `spec` describes.
 
-    `due` is when time alone moves it on (None: never). `cost` sums what it used so far. `votes` holds samples by digest.
+    `calls` maps the numbers of its open calls to what each is for (sample number, or -1). `due` is when time alone moves it on
+    (None: never). `cost` sums what it used so far. `votes` holds samples by digest.
     """
 
-    __slots__ = (
-        "booked",
-        "calls",
-        "certificate",
-        "cost",
-        "due",
-        "faults",
-        "hint",
-        "lineage",
-        "losses",
-        "number",
-        "opinion",
-        "payload",
-        "permit",
-        "phase",
-        "reason",
-        "samples",
-        "step",
-        "votes",
-    )
-
-    def __init__(self, step: int, lineage: int, number: int, hint: str | None) -> None:
-        self.step = step
-        self.lineage = lineage
-        self.number = number
-        self.hint = hint
-        self.phase = Phase.PERMIT
-        self.calls: dict[int, int] = {}
-        self.due: float | None = None
-        self.losses: dict[int, int] = {}  # by sample
-        self.faults = 0
-        self.samples = 0
-        self.votes: dict[bytes, list[bytes]] | None = None
-        self.cost: Cost = FREE
-        self.booked: Cost = FREE  # the part of it that stands in the log
-        self.payload: Payload | None = None
-        self.certificate: Certificate | None = None
-        self.opinion = ""  # the verifier that a second opinion must differ from
-        self.permit: object = None
-        self.reason = ""
+    step: int
+    spec: StepSpec
+    lineage: int
+    number: int
+    hint: str | None
+    phase: Phase = Phase.PERMIT
+    calls: dict[int, int] = {}
+    due: float | None = None
+    losses: dict[int, int] = {}  # by sample
+    faults: int = 0
+    samples: int = 0
+    votes: dict[bytes, list[bytes]] | None = None
+    cost: Cost = FREE
+    booked: Cost = FREE  # the part of it that stands in the log
+    payload: Payload | None = None
+    certificate: Certificate | None = None
+    opinion: str = ""  # the verifier that a second opinion must differ from
+    permit: object = None
+    reason: str = ""

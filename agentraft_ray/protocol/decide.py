@@ -59,7 +59,7 @@ def _due(m: RunMachine, attempt: Attempt) -> None:
             else:
                 judgement.judge_again(m, attempt)
         case Phase.RUNNING:
-            timeout_s = m.plan.step(attempt.step).timeout_s
+            timeout_s = attempt.spec.timeout_s
             dispatch.fail_attempt(m, attempt, FailureCause.TIMED_OUT, f"it did not return within {timeout_s} s", False)
         case Phase.JUDGING | Phase.RECHECK:
             m.abandon_calls(attempt)

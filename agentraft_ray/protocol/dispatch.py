@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from agentraft_ray.identity import digest
 from agentraft_ray.protocol import endings, judgement
-from agentraft_ray.protocol.attempt import Attempt, Phase
+from agentraft_ray.protocol.attempt import PERMIT, RUNNING, Attempt, Phase
+from agentraft_ray.protocol.history import StepHistory
 from agentraft_ray.protocol.messages import (
     AcquirePermit,
     PermitDenied,
@@ -48,7 +49,8 @@ def start_step(m: RunMachine, step: int) -> None:
     """Open the next attempt of a ready step, in the phase that the state calls for."""
     state = m.state
     history = state.history(step)
-    attempt = Attempt(step, history.lineage, history.attempt, history.hint)
+    spec = m.plan.step(step)
+    attempt = Attempt(step, spec, history.lineage, history.attempt, history.hint)
     m.attempts[step] = attempt
     proposal = state.proposed.get(step)
     if step in state.accusations:
@@ -62,15 +64,14 @@ def start_step(m: RunMachine, step: int) -> None:
             judgement.judge_again(m, attempt)
         else:
             judgement.await_approval(m, attempt)
-    elif m.plan.step(step).approve_before and (step, history.lineage) not in state.let_go:
+    elif spec.approve_before and (step, history.lineage) not in state.let_go:
         attempt.phase = Phase.GATE
         attempt.reason = f"approval:{m.plan.name(step)} before it runs"
     else:
-        _back_off(m, attempt)
+        _back_off(m, attempt, history)
 
 
-def _back_off(m: RunMachine, attempt: Attempt) -> None:
-    history = m.state.history(attempt.step)
+def _back_off(m: RunMachine, attempt: Attempt, history: StepHistory) -> None:
     tries = history.rejections + history.errors
     if tries and m.policies.base_delay_s:
         delay = min(m.policies.max_delay_s, m.policies.base_delay_s * 2.0 ** min(tries - 1, 62))
@@ -83,19 +84,20 @@ def _back_off(m: RunMachine, attempt: Attempt) -> None:
 
 def _jitter(m: RunMachine, attempt: Attempt) -> float:
     """Between 0.5 and 1, from a hash of the attempt's id: spread out, yet the same on every replay."""
-    name = f"{m.state.run_id}/{attempt.step}/{attempt.lineage}/{attempt.number}"
+    name = _id(m, attempt)
     return 0.5 + hashlib.sha256(name.encode()).digest()[0] / 510.0
 
 
+def _id(m: RunMachine, attempt: Attempt) -> str:
+    return f"{m.state.run_id}/{attempt.step}/{attempt.lineage}/{attempt.number}"
+
+
 def ask_permit(m: RunMachine, attempt: Attempt) -> None:
-    attempt.due = None
     if not m.policies.breaker:
         _dispatch(m, attempt)
         return
-    attempt.phase = Phase.PERMIT
-    scope = f"{m.plan.spec.name}/{m.plan.step(attempt.step).name}"
-    name = f"{m.state.run_id}/{attempt.step}/{attempt.lineage}/{attempt.number}"
-    m.command(AcquirePermit(m.open_call(attempt), scope, name))
+    attempt.phase = PERMIT
+    m.command(AcquirePermit(m.open_call(attempt), m.plan.scope(attempt.step), _id(m, attempt)))
 
 
 def granted(m: RunMachine, attempt: Attempt, event: PermitGranted) -> None:
@@ -117,13 +119,12 @@ def denied(m: RunMachine, attempt: Attempt, event: PermitDenied) -> None:
 
 def _dispatch(m: RunMachine, attempt: Attempt) -> None:
     """Send the attempt to a worker: one call, or as many samples as the vote still needs."""
-    spec = m.plan.step(attempt.step)
     m.announce("step_start", attempt.step, attempt.number, attempt.hint or "")
-    if not spec.ahead_by:
+    if not attempt.spec.ahead_by:
         _send(m, attempt, 0)
         return
     attempt.votes = {}
-    for _ in range(spec.ahead_by):
+    for _ in range(attempt.spec.ahead_by):
         if attempt.step in m.attempts:
             _send(m, attempt, attempt.samples)
             attempt.samples += 1
@@ -137,8 +138,8 @@ def _send(m: RunMachine, attempt: Attempt, sample: int) -> None:
             endings.fail_budget(m, *short)
             return
         m.persist(AttemptStarted(attempt.step, attempt.lineage, attempt.number, sample, budget.reserve))
-    timeout_s = m.plan.step(attempt.step).timeout_s
-    attempt.phase = Phase.RUNNING
+    timeout_s = attempt.spec.timeout_s
+    attempt.phase = RUNNING
     attempt.due = None if timeout_s is None or m.policies.host_times_steps else m.now + timeout_s
     m.command(
         RunStep(
@@ -149,7 +150,7 @@ def _send(m: RunMachine, attempt: Attempt, sample: int) -> None:
             sample,
             attempt.hint,
             timeout_s,
-            attempt.losses.get(sample, 0) > 1,
+            bool(attempt.losses) and attempt.losses.get(sample, 0) > 1,
         )
     )
 
@@ -177,7 +178,7 @@ def returned(m: RunMachine, attempt: Attempt, event: StepReturned) -> None:
     m.close_call(attempt, event.call.number)
     attempt.cost = attempt.cost + event.cost
     if attempt.votes is None:
-        attempt.payload = Payload(digest(event.data), len(event.data), event.data)
+        attempt.payload = m.state.payload_of(event.data)
         judgement.judge(m, attempt)
         return
     attempt.votes.setdefault(digest(event.data), []).append(event.data)
@@ -186,7 +187,7 @@ def returned(m: RunMachine, attempt: Attempt, event: StepReturned) -> None:
 
 def _count_votes(m: RunMachine, attempt: Attempt) -> None:
     """First-to-ahead-by-k: take the winner, or ask for as many samples as it still lacks."""
-    spec = m.plan.step(attempt.step)
+    spec = attempt.spec
     votes = attempt.votes or {}
     ranked = sorted(votes.items(), key=lambda item: -len(item[1]))
     lead = (len(ranked[0][1]) if ranked else 0) - (len(ranked[1][1]) if len(ranked) > 1 else 0)

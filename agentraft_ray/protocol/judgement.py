@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from agentraft_ray.errors import CORRECTION_HINTS, ErrorType
 from agentraft_ray.protocol import dispatch, endings
-from agentraft_ray.protocol.attempt import Attempt, Phase
+from agentraft_ray.protocol.attempt import JUDGING, Attempt, Phase
 from agentraft_ray.protocol.messages import (
     VerdictReturned,
     Verify,
@@ -41,7 +41,9 @@ def judge(m: RunMachine, attempt: Attempt) -> None:
             return
         attempt.opinion = judges[0] if judges else ""
     m.announce("step_verifying", attempt.step, attempt.number)
-    _ask_verifier(m, attempt)
+    timeout_s = m.policies.verifier_timeout_s
+    attempt.phase, attempt.due = JUDGING, m.now + timeout_s
+    m.command(Verify(m.open_call(attempt), attempt.step, attempt.number, attempt.payload, -1, attempt.opinion, timeout_s))
 
 
 def judge_again(m: RunMachine, attempt: Attempt) -> None:
@@ -53,13 +55,6 @@ def judge_again(m: RunMachine, attempt: Attempt) -> None:
         judge(m, attempt)
 
 
-def _ask_verifier(m: RunMachine, attempt: Attempt) -> None:
-    assert attempt.payload is not None
-    timeout_s = m.policies.verifier_timeout_s
-    attempt.phase, attempt.due = Phase.JUDGING, m.now + timeout_s
-    m.command(Verify(m.open_call(attempt), attempt.step, attempt.number, attempt.payload, -1, attempt.opinion, timeout_s))
-
-
 def judged(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
     m.close_call(attempt, event.call.number)
     result = event.result
@@ -69,7 +64,11 @@ def judged(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
     attempt.cost = attempt.cost + event.cost
     match result.kind:
         case VerdictKind.PASS:
-            _passed(m, attempt, result)
+            certificate = _certify_attempt(m, attempt, result)
+            if attempt.spec.needs_approval:
+                _propose(m, attempt, certificate)
+            else:
+                commit(m, attempt, certificate)
         case VerdictKind.REJECT:
             reject(m, attempt, result)
         case VerdictKind.ABSTAIN:
@@ -82,22 +81,23 @@ def _certify(m: RunMachine, step: int, output: bytes, result: VerificationResult
     """Bind a verdict to exactly what it is about: this output of the step's open (or committed) attempt."""
     state = m.state
     history = state.history(step)
+    parents, inputs, goal, policy = state.made_from(step)
     assert result.kind is not None
     return Certificate(
         state.run_id,
         step,
         history.lineage,
         history.attempt,
-        state.inputs_digest(step),
-        state.parent_positions(step),
+        inputs,
+        parents,
         output,
-        m.plan.goal(step),
-        m.plan.judged_by(step),
+        goal,
+        policy,
         result.verifier,
         result.prompt,
         result.calibration,
-        result.kind.value,
-        result.error_type.value,
+        result.kind._value_,  # what `value` looks up, slowly
+        result.error_type._value_,
         result.confidence,
     )
 
@@ -105,14 +105,6 @@ def _certify(m: RunMachine, step: int, output: bytes, result: VerificationResult
 def _certify_attempt(m: RunMachine, attempt: Attempt, result: VerificationResult) -> Certificate:
     assert attempt.payload is not None
     return _certify(m, attempt.step, attempt.payload.digest, result)
-
-
-def _passed(m: RunMachine, attempt: Attempt, result: VerificationResult) -> None:
-    certificate = _certify_attempt(m, attempt, result)
-    if m.plan.step(attempt.step).needs_approval:
-        _propose(m, attempt, certificate)
-    else:
-        commit(m, attempt, certificate)
 
 
 def commit(m: RunMachine, attempt: Attempt, certificate: Certificate) -> None:

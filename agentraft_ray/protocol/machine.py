@@ -48,6 +48,31 @@ class RunMachine:
     observes events, so `Announce` commands are worth making.
     """
 
+    __slots__ = (
+        "_blobs",
+        "_calls",
+        "_commands",
+        "_decided",
+        "_drained",
+        "_head",
+        "_index",
+        "_needs",
+        "_next_call",
+        "_outcome",
+        "_records",
+        "_seal",
+        "_status",
+        "_taken",
+        "attempts",
+        "late",
+        "listening",
+        "now",
+        "plan",
+        "policies",
+        "state",
+        "token",
+    )
+
     def __init__(self, state: RunState, *, seal: Seal = _plain, listening: bool = True) -> None:
         self.state = state
         self.plan = state.plan
@@ -62,11 +87,14 @@ class RunMachine:
         self._seal = seal
         self._records: list[bytes] = []
         self._decided: list[Record] = []
-        self._blobs: list[tuple[bytes, bytes]] = []
-        self._needs: list[bytes] = []
-        self._taken: list[str] = []
+        self._blobs: tuple[tuple[bytes, bytes], ...] = ()
+        self._needs: tuple[bytes, ...] = ()
+        self._taken: tuple[str, ...] = ()
         self._commands: list[AnyCommand] = []
-        self._base = (state.index, state.head)
+        # Where the log is, once what was taken is appended:
+        self._index, self._head = state.index, state.head
+        self._status = "finished" if state.finished is not None else "open" if state.parked is None else "parked"
+        self._outcome = state.finished.outcome if state.finished is not None else ""
         self._drained = False
 
     # --- what a host does --------------------------------------------------------------------------------------------------
@@ -112,28 +140,39 @@ class RunMachine:
 
     def take_ready(self) -> Ready | None:
         """All that is to be done since the last call, or None."""
-        if not self._records and not self._commands:
+        if self._records:
+            return self._take_records()
+        if not self._commands:
             return None
+        commands = tuple(self._commands)
+        self._commands.clear()
+        return Ready(self.token, self._index, self._head, (), (), self._head, (), (), (), self._status, self._outcome, commands)
+
+    def _take_records(self) -> Ready:
         state = self.state
-        index, head = self._base
-        status = "finished" if state.finished else "parked" if state.parked is not None else "open"
+        if state.finished is not None:
+            self._status, self._outcome = "finished", state.finished.outcome
+        else:
+            self._status = "open" if state.parked is None else "parked"
         ready = Ready(
             self.token,
-            index,
-            head,
+            self._index,
+            self._head,
             tuple(self._records),
             tuple(self._decided),
             state.head,
-            tuple(self._blobs),
-            tuple(self._needs),
-            tuple(self._taken),
-            status,
-            state.finished.outcome if state.finished else "",
+            self._blobs,
+            self._needs,
+            self._taken,
+            self._status,
+            self._outcome,
             tuple(self._commands),
         )
-        self._base = (state.index, state.head)
-        for taken in (self._records, self._decided, self._commands, self._blobs, self._needs, self._taken):
-            taken.clear()
+        self._index, self._head = state.index, state.head
+        self._records.clear()
+        self._decided.clear()
+        self._commands.clear()
+        self._blobs = self._needs = self._taken = ()
         return ready
 
     @property
@@ -190,10 +229,10 @@ class RunMachine:
 
     def open_call(self, attempt: Attempt, purpose: int = -1) -> Call:
         """A new call that `attempt` waits for."""
-        self._next_call += 1
-        self._calls[self._next_call] = attempt
-        attempt.calls[self._next_call] = purpose
-        return Call(self.token, self._next_call)
+        self._next_call = number = self._next_call + 1
+        self._calls[number] = attempt
+        attempt.calls[number] = purpose
+        return Call(self.token, number)
 
     def close_call(self, attempt: Attempt, number: int) -> int:
         """The call was answered; what it was for."""
@@ -214,8 +253,10 @@ class RunMachine:
 
     def close(self, attempt: Attempt, outcome: str) -> None:
         """End an attempt; `outcome` goes to the breaker."""
-        self.abandon_calls(attempt)
-        self.release(attempt, outcome)
+        if attempt.calls:
+            self.abandon_calls(attempt)
+        if attempt.permit is not None:
+            self.release(attempt, outcome)
         self.attempts.pop(attempt.step, None)
 
     def abandon(self, attempt: Attempt) -> None:
@@ -231,15 +272,15 @@ class RunMachine:
     def stored(self, payload: Payload) -> Payload:
         """The payload as a record carries it: what is long goes to a blob of the same append."""
         if payload.data is None:
-            self._needs.append(payload.digest)
+            self._needs += (payload.digest,)
             return payload
         if payload.size <= self.policies.inline_bytes_max:
             return payload
-        self._blobs.append((payload.digest, payload.data))
+        self._blobs += ((payload.digest, payload.data),)
         return Payload(payload.digest, payload.size, None)
 
     def taken(self, command_id: str) -> None:
-        self._taken.append(command_id)
+        self._taken += (command_id,)
 
     def finish(self, outcome: str, error: ErrorInfo | None) -> None:
         """End the run and everything that is under way."""

@@ -6,8 +6,6 @@ that was closed, or one delivered twice, matches nothing that is open.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 
 from agentraft_ray.identity import OwnerToken
@@ -36,7 +34,7 @@ __all__ = [
 ]
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Names one request of one life of a run."""
 
     token: OwnerToken
@@ -87,7 +85,7 @@ class VerdictReturned(_Event, frozen=True):
         if self.result is None:
             return Cost(0, 0.0, self.seconds)
         cost = self.result.cost
-        return Cost(cost.tokens, cost.usd, max(cost.seconds, self.seconds))
+        return cost if cost.seconds >= self.seconds else Cost(cost.tokens, cost.usd, self.seconds)
 
 
 class PermitGranted(_Event, frozen=True):

@@ -74,8 +74,11 @@ class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
     host_times_steps: bool = False
 
 
-class PlanSpec(msgspec.Struct, frozen=True):
-    """The stored form of a plan: a block of steps, how often it is repeated in a chain, and the run's policies."""
+class PlanSpec(msgspec.Struct, frozen=True, cache_hash=True):
+    """The stored form of a plan: a block of steps, how often it is repeated in a chain, and the run's policies.
+
+    Every admission looks it up twice (`plan_of`, `fingerprint_of`), so its hash is kept.
+    """
 
     name: str
     block: tuple[StepSpec, ...]
@@ -94,7 +97,9 @@ class Plan:
         self.width = len(spec.block)
         self.size = self.width * spec.repeats
         self.is_chain = all(step.parents == ((k - 1,) if k else ()) for k, step in enumerate(spec.block))
+        self._block = spec.block
         self._children = _invert(spec.block)
+        self._scopes = tuple(f"{spec.name}/{step.name}" for step in spec.block)
         self._goals = tuple(digest(step.goal.encode()) for step in spec.block)
         self._judged_by = tuple(
             digest_of_parts(spec.policies.verifier.encode(), step.criticality.encode(), step.output_schema.encode()) for step in spec.block
@@ -106,7 +111,7 @@ class Plan:
         return fingerprint_of(self.spec)
 
     def step(self, index: int) -> StepSpec:
-        return self.spec.block[index % self.width]
+        return self._block[index % self.width]
 
     def name(self, index: int) -> str:
         name = self.spec.block[index % self.width].name
@@ -124,10 +129,14 @@ class Plan:
         """Digest of the policy that its verdicts are made under: verifier, criticality, output schema."""
         return self._judged_by[index % self.width]
 
+    def scope(self, index: int) -> str:
+        """The breaker's name for this step, the same in all runs and in all repeats of a block."""
+        return self._scopes[index % self.width]
+
     def parents(self, index: int) -> tuple[int, ...]:
         if self.is_chain:
             return (index - 1,) if index else ()
-        return self.spec.block[index].parents
+        return self._block[index].parents
 
     def children(self, index: int) -> tuple[int, ...]:
         if self.is_chain:

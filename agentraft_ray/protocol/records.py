@@ -7,6 +7,8 @@ the protocol orders by position alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from agentraft_ray.errors import LogCorrupted
@@ -257,13 +259,11 @@ Record = (
     | RunFinished
 )
 
-_encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 
 
-def encode_record(record: Record) -> bytes:
-    """The stored bytes of a record."""
-    return _encode(record)
+encode_record: Callable[[Record], bytes] = msgspec.msgpack.Encoder().encode
+"""The stored bytes of a record."""
 
 
 def decode_record(data: bytes) -> Record:

@@ -10,11 +10,11 @@ Per step it keeps 41 bytes (status, position, output digest) and more only for s
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Set
+from typing import Any, TypeVar
 
 from agentraft_ray.errors import LogCorrupted
-from agentraft_ray.identity import GENESIS, NO_OWNER, OwnerToken, chain, digest, digest_of_parts
+from agentraft_ray.identity import DIGEST_FRAME, GENESIS, NO_OWNER, OwnerToken, chain, digest, digest_of_parts
 from agentraft_ray.protocol.history import FAILURE_HINTS, StepHistory
 from agentraft_ray.protocol.plan import Plan, fingerprint_of, plan_of
 from agentraft_ray.protocol.records import (
@@ -42,10 +42,21 @@ from agentraft_ray.taxonomy import FREE, Cost, FailureCause
 
 __all__ = ["RunState", "StepHistory", "fold"]
 
-_COMMITTED = 1
+T = TypeVar("T")
 
+_COMMITTED = 1
+_Origin = tuple[tuple[int, ...], bytes, bytes, bytes]
+_MEMOS = frozenset({"plan", "_hashed", "_made_from"})  # what follows from the rest
 
 _FRESH = StepHistory()
+_NOTHING: frozenset[Any] = frozenset()  # what most runs have of most things; a set of their own would take 232 bytes
+
+
+def _grown(known: Set[T], item: T) -> set[T]:
+    """`known` with one more item: the same set, unless it is the shared empty one."""
+    grown = known if isinstance(known, set) else set(known)
+    grown.add(item)
+    return grown
 
 
 class RunState:
@@ -53,10 +64,11 @@ class RunState:
 
     __slots__ = (
         "_digests",
-        "_inputs",
+        "_hashed",
+        "_made_from",
         "_positions",
         "_status",
-        "_task_digest",
+        "_task_frame",
         "accusations",
         "admitted_at",
         "approved",
@@ -89,7 +101,8 @@ class RunState:
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
-        self._inputs: dict[int, bytes] = {}  # of ready steps, so that it is hashed once
+        self._made_from: dict[int, _Origin] = {}  # of ready steps, so that it is found and hashed once
+        self._hashed: Payload | None = None  # made here from its bytes just now, so that they are hashed once
         self.index = 0
         self.head = GENESIS
         self.token: OwnerToken = NO_OWNER
@@ -101,11 +114,11 @@ class RunState:
         self.ready: set[int] = set()
         self.histories: dict[int, StepHistory] = {}
         self.accusations: dict[int, tuple[int, int]] = {}  # accuser -> (suspect, position of its commit)
-        self.cleared: set[tuple[int, int, int]] = set()  # (accuser, its lineage, position of the suspect's commit)
+        self.cleared: Set[tuple[int, int, int]] = _NOTHING  # (accuser, its lineage, position of the suspect's commit)
         self.proposed: dict[int, OutputProposed] = {}
         self.approved: dict[int, tuple[int, bytes]] = {}  # step -> (lineage, output digest)
-        self.let_go: set[tuple[int, int]] = set()  # (step, lineage) whose running was approved
-        self.commands: set[str] = set()
+        self.let_go: Set[tuple[int, int]] = _NOTHING  # (step, lineage) whose running was approved
+        self.commands: Set[str] = _NOTHING
         self.reservations: dict[tuple[int, int, int], Cost] = {}  # (step, attempt, sample) of this owner's life
         self.attempts_started = 0
         self.cost = FREE
@@ -135,18 +148,32 @@ class RunState:
         """The step's history; read-only, a shared empty one where nothing happened yet."""
         return self.histories.get(step, _FRESH)
 
-    def inputs_digest(self, step: int) -> bytes:
-        """Digest of all that the step's output may depend on: the task and its parents' present outputs."""
-        known = self._inputs.get(step)
+    def made_from(self, step: int) -> _Origin:
+        """What a verdict about the step's output must be bound to: the log positions of its parents' present commits, and the
+        digests of its inputs (the task and its parents' outputs), of its goal, and of the policy that it is judged under."""
+        known = self._made_from.get(step)
         if known is None:
-            known = digest_of_parts(self._task_digest, *map(self.output_digest, self.plan.parents(step)))
+            plan = self.plan
+            parents = plan.parents(step)
+            positions = tuple([self._positions[parent] for parent in parents])
+            framed = bytearray(self._task_frame)  # digest_of_parts(task digest, *digests of the parents' outputs), in less time
+            for parent in parents:
+                framed += DIGEST_FRAME
+                framed += self._digests[32 * parent : 32 * parent + 32]
+            inputs = digest(framed)
+            known = positions, inputs, plan.goal(step), plan.judged_by(step)
             if step in self.ready:
-                self._inputs[step] = known
+                self._made_from[step] = known
         return known
 
-    def parent_positions(self, step: int) -> tuple[int, ...]:
-        positions = self._positions
-        return tuple([positions[parent] for parent in self.plan.parents(step)])
+    def inputs_digest(self, step: int) -> bytes:
+        """Digest of all that the step's output may depend on: the task and its parents' present outputs."""
+        return self.made_from(step)[1]
+
+    def payload_of(self, data: bytes) -> Payload:
+        """An output's payload; the next record need not hash its bytes again if it carries this very value, which nobody can change."""
+        self._hashed = payload = Payload(digest(data), len(data), data)
+        return payload
 
     def exhausted(self, step: int) -> bool:
         """Whether the step may not be tried again in this lineage."""
@@ -174,7 +201,7 @@ class RunState:
 
     def apply(self, record: Record, stored: bytes) -> None:
         """Fold one more record in. Raises LogCorrupted if it cannot stand at this place of this log."""
-        if self.index == 0 and type(record) is not RunAdmitted:
+        if not self.index and type(record) is not RunAdmitted:
             self._refuse("a log starts with the admission of its run")
         if self.finished is not None:
             self._refuse("nothing follows the end of a run")
@@ -199,7 +226,7 @@ class RunState:
             self._refuse("the fingerprint is not that of the plan")
         self.plan = plan_of(record.plan)
         self.task = record.task
-        self._task_digest = digest_of_parts(record.task.goal.encode(), record.task.inputs)
+        self._task_frame = DIGEST_FRAME + digest_of_parts(record.task.goal.encode(), record.task.inputs)
         self.admitted_at = record.at
         self.forked_from = record.forked_from
         size = self.plan.size
@@ -237,8 +264,8 @@ class RunState:
         step = certificate.step
         self._check_subject(certificate, record.output.digest)
         self._check_payload(record.output, certificate.output)
-        approved = self.approved.get(step) == (certificate.lineage, certificate.output)
-        if not certificate.passed and not (certificate.kind == "abstain" and approved):
+        approved = step in self.approved and self.approved[step] == (certificate.lineage, certificate.output)
+        if certificate.kind != "pass" and not (certificate.kind == "abstain" and approved):
             self._refuse(f"step {self.plan.name(step)!r} is committed on a verdict that does not pass")
         spec = self.plan.step(step)
         if (spec.needs_approval and not approved) or (spec.approve_before and (step, certificate.lineage) not in self.let_go):
@@ -249,7 +276,7 @@ class RunState:
         self._digests[32 * step : 32 * step + 32] = certificate.output
         self.committed += 1
         self.ready.discard(step)
-        self._inputs.pop(step, None)
+        self._made_from.pop(step, None)
         status = self._status
         for child in self.plan.children(step):
             if not status[child] and all(map(status.__getitem__, self.plan.parents(child))):
@@ -345,7 +372,7 @@ class RunState:
             self.ready.discard(step)
             for forgotten in (self.accusations, self.proposed, self.approved):
                 forgotten.pop(step, None)
-        self._inputs.clear()
+        self._made_from.clear()
         gone = set(cone)
         for reserved in [one for one in self.reservations if one[0] in gone]:
             del self.reservations[reserved]
@@ -359,19 +386,19 @@ class RunState:
             self._refuse("the suspect was not judged to stand")
         self._check_binding(record.certificate, self.output_digest(record.suspect))
         del self.accusations[record.accuser]
-        self.cleared.add((record.accuser, self.history(record.accuser).lineage, record.position))
+        self.cleared = _grown(self.cleared, (record.accuser, self.history(record.accuser).lineage, record.position))
         self._book(record.cost)
         self._progress(record.at)
 
     def _command(self, record: CommandTaken) -> None:
         if record.applied and record.id in self.commands:
             self._refuse(f"command {record.id} was taken before")
-        self.commands.add(record.id)
+        self.commands = _grown(self.commands, record.id)
         if record.applied and record.kind == "approve":
             if record.output:
                 self.approved[record.step] = (record.lineage, record.output)
             else:
-                self.let_go.add((record.step, record.lineage))
+                self.let_go = _grown(self.let_go, (record.step, record.lineage))
         if record.applied:  # what has no effect neither wakes a parked run nor clears it of being poisoned
             self._progress(record.at)
 
@@ -397,7 +424,9 @@ class RunState:
 
     def _progress(self, at: float) -> None:
         self.claims = 0
-        self._unpark(at)
+        self._hashed = None
+        if self.parked is not None:
+            self._unpark(at)
 
     def _unpark(self, at: float) -> None:
         if self.parked is not None:
@@ -415,9 +444,11 @@ class RunState:
 
         Reservations of lost lives stay charged.
         """
-        proposal = self.proposed.pop(step, None)
-        if proposal is not None:
-            cost = cost.less(proposal.cost)
+        if step in self.proposed:
+            cost = cost.less(self.proposed.pop(step).cost)
+        if self.charged is self.cost and not self.reservations:  # nothing was ever reserved: one sum serves as both
+            self.charged = self.cost = self.cost + cost
+            return
         self.cost = self.cost + cost
         if self.reservations:
             for key in [key for key in self.reservations if key[0] == step and key[1] == attempt]:
@@ -428,8 +459,9 @@ class RunState:
         self.charged = self.charged + cost
 
     def _book(self, cost: Cost) -> None:
+        is_all = self.charged is self.cost
         self.cost = self.cost + cost
-        self.charged = self.charged + cost
+        self.charged = self.cost if is_all else self.charged + cost
 
     def _check_attempt(self, step: int, lineage: int, attempt: int) -> None:
         if step not in self.ready:
@@ -451,23 +483,29 @@ class RunState:
         """The certificate is about this output of the step's present attempt, made from its parents' present commits."""
         step = certificate.step
         self._check_number(step, certificate.lineage, certificate.attempt)
-        copied = self.forked_from is not None and self.index < self.forked_from[1]  # names the run that it was made in
-        if certificate.run != self.run_id and not copied:
+        if certificate.run != self.run_id and not self._is_copied():
             self._refuse(f"the verdict is about run {certificate.run}")
         if certificate.output != output:
             self._refuse("the verdict is about another output")
-        if certificate.parents != self.parent_positions(step) or certificate.inputs != self.inputs_digest(step):
+        parents, inputs, goal, policy = self.made_from(step)
+        if certificate.parents != parents or certificate.inputs != inputs:
             self._refuse("the verdict was made on other inputs than the parents' present commits")
-        if certificate.goal != self.plan.goal(step) or certificate.policy != self.plan.judged_by(step):
+        if certificate.goal != goal or certificate.policy != policy:
             self._refuse("the verdict was made for another goal or under another policy")
 
+    def _is_copied(self) -> bool:
+        """Whether the next record is one of a fork's prefix, which names the run that it was made in."""
+        return self.forked_from is not None and self.index < self.forked_from[1]
+
     def _check_payload(self, payload: Payload, expected: bytes) -> None:
-        if payload.digest != expected or (payload.data is not None and digest(payload.data) != expected):
+        if payload is not self._hashed and payload.data is not None and digest(payload.data) != payload.digest:
+            self._refuse("the output's bytes do not match their digest")
+        if payload.digest != expected:
             self._refuse("the output's bytes do not match their digest")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunState) and all(
-            getattr(self, name, None) == getattr(other, name, None) for name in self.__slots__ if name not in {"plan", "_inputs"}
+            getattr(self, name, None) == getattr(other, name, None) for name in self.__slots__ if name not in _MEMOS
         )
 
     __hash__ = None  # type: ignore[assignment]

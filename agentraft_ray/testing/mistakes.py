@@ -281,11 +281,10 @@ def approves_anything(decide_approval: Any) -> Any:
 def opens_every_gate(start_step: Any) -> Any:
     def start(m: RunMachine, step: int) -> None:
         gate = (step, m.state.history(step).lineage)
-        closed = gate not in m.state.let_go
-        m.state.let_go.add(gate)
+        known = m.state.let_go
+        m.state.let_go = {*known, gate}
         start_step(m, step)
-        if closed:
-            m.state.let_go.discard(gate)
+        m.state.let_go = known
 
     return start
 
@@ -293,7 +292,7 @@ def opens_every_gate(start_step: Any) -> Any:
 def leaves_commands(take_command: Any) -> Any:
     def take(m: RunMachine, command: CommandReceived) -> None:
         take_command(m, command)
-        m._taken.clear()
+        m._taken = ()
 
     return take
 

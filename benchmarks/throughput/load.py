@@ -125,4 +125,6 @@ def measure_ours(runs_at_a_time: int, steps: int, seconds: float) -> OursSample:
 
 
 def _grown(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]], role: str, figure: str) -> float:
-    return sum(float(after[name][figure]) - float(before[name][figure]) for name in after if f"/{role}" in name and name in before)
+    return sum(
+        float(after[name].get(figure, 0)) - float(before[name].get(figure, 0)) for name in after if f"/{role}" in name and name in before
+    )

@@ -7,8 +7,10 @@ import asyncio
 import io
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from agentraft_ray import AgentRaftError, Coordinator, RunResult, wrap
 from agentraft_ray.errors import FingerprintMismatch, InvalidConfig, RunExpired, RunNotFound
@@ -55,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("directory", nargs="?", help="the documents (default: this project's docs and the installed packages' papers)")
     parser.add_argument("--out", metavar="DIR", help="where report.md goes (default: a folder in .agentraft/reports)")
-    parser.add_argument("--store", default="embedded", help="embedded (default, durable), memory, or the URL of a Redis server")
+    parser.add_argument("--in-process", action="store_true", help="run in this process, without a Ray cluster of its own")
+    parser.add_argument(
+        "--store", default="embedded", help="embedded (default, durable), the URL of a Redis server, or memory (in process)"
+    )
     parser.add_argument("--fresh", action="store_true", help="audit again, even if these very documents were audited before")
     return parser
 
@@ -63,10 +68,11 @@ def _parser() -> argparse.ArgumentParser:
 async def _audit(audit: Audit, options: argparse.Namespace) -> int:
     """Find the run that these documents had before, if any; start, resume or show it."""
     progress = Progress(len(audit.pipeline))
-    async with wrap(audit.pipeline, verifier=audit_verifier(), store=options.store, on_event=progress) as coordinator:
+    async with _coordinator(audit, options, progress) as coordinator:
         audit, before = await _latest(coordinator, audit, fresh=options.fresh)
         run_id, steps = audit.task.id, len(audit.pipeline)
-        print(f"{audit.documents:,} documents, {steps} steps, run {run_id}, store {options.store}", flush=True)
+        where = "this process" if _is_in_process(options) else "a Ray cluster on this machine"
+        print(f"{audit.documents:,} documents, {steps} steps, run {run_id}, in {where}, store {options.store}", flush=True)
         if before is not None and before.success:
             print("the very same documents were audited before; --fresh audits them again")
             return _show(before, audit)
@@ -79,6 +85,27 @@ async def _audit(audit: Audit, options: argparse.Namespace) -> int:
             return INTERRUPTED
         print(ending(result))
         return _show(result, audit)
+
+
+@asynccontextmanager
+async def _coordinator(audit: Audit, options: argparse.Namespace, progress: Progress) -> AsyncIterator[Coordinator]:
+    """The same pipeline with the same verifier, in one process or on a cluster."""
+    settings: dict[str, Any] = {"verifier": audit_verifier(), "on_event": progress, "on_open": "fail"}
+    if _is_in_process(options):
+        async with wrap(audit.pipeline, store=options.store, **settings) as coordinator:
+            yield coordinator
+        return
+    from agentraft_ray.cluster import Cluster  # noqa: PLC0415 - Ray only where it is used
+
+    print("starting a Ray cluster on this machine (some seconds; --in-process does without) ...", flush=True)
+    async with Cluster.launch(store=options.store, workers=2, log_to_driver=False) as cluster:
+        async with wrap(audit.pipeline, cluster=cluster, **settings) as coordinator:
+            progress.restart_clock()
+            yield coordinator
+
+
+def _is_in_process(options: argparse.Namespace) -> bool:
+    return bool(options.in_process or options.store == "memory")
 
 
 async def _latest(coordinator: Coordinator, audit: Audit, *, fresh: bool) -> tuple[Audit, RunResult | None]:

@@ -6,6 +6,7 @@ import codecs
 import hashlib
 import importlib.metadata
 import os
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,8 @@ def _project_and_packages() -> Iterator[tuple[str, Path]]:
             yield from ((f"project/{name}", file) for name, file in _below(path, _PROJECT, None))
         elif path.is_file():
             yield f"project/{entry}", path
-    for distribution in importlib.metadata.distributions():
+    # Of this environment alone, whatever else a process has on its path: every worker must find the same.
+    for distribution in importlib.metadata.distributions(path=sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})):
         package = f"packages/{distribution.metadata['Name']}-{distribution.version}"
         for file in distribution.files or ():
             # Some packages carry other packages' papers deeper inside; those are not theirs.

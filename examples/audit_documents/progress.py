@@ -27,6 +27,10 @@ class Progress:
         for line in self.lines(event):
             print(line, flush=True)
 
+    def restart_clock(self) -> None:
+        """Count time from now on."""
+        self._started_s = time.monotonic()
+
     def announce_stop(self) -> None:
         """Say that the run ends early, once."""
         if not self._stopping:

@@ -131,6 +131,26 @@ def assert_noticed(run: str, log: list[bytes], tampered: list[bytes]) -> None:
     assert (state.index, state.head) != (len(log), fold(run, log).head)
 
 
+def test_a_digest_known_by_heart_vouches_for_no_other_bytes() -> None:
+    for run, log in LOGS:
+        for place, stored in enumerate(log):
+            record = decode_record(stored)
+            if not isinstance(record, StepCommitted) or record.output.data is None:
+                continue
+            output = record.output
+            for forged in (
+                msgspec.structs.replace(output, data=output.data + b"x"),
+                msgspec.structs.replace(output, digest=bytes(32)),
+            ):
+                state = fold(run, log[:place])
+                assert state.payload_of(output.data) == output
+                with pytest.raises(LogCorrupted):
+                    state.apply(msgspec.structs.replace(record, output=forged), stored)
+            state = fold(run, log[:place])
+            state.apply(msgspec.structs.replace(record, output=state.payload_of(output.data)), stored)
+            assert state == fold(run, log[: place + 1])
+
+
 @given(st.sampled_from(LOGS), st.data())
 def test_a_commit_with_any_other_certificate_is_refused(found: tuple[str, list[bytes]], data: st.DataObject) -> None:
     run, log = found
