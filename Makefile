@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 SOURCES := agentraft_ray examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint format types bench peers-env peers sim docs constraints clean
+.PHONY: help run test quick lint format types bench peers-env peers chaos sim docs constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done

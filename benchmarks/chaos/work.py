@@ -135,13 +135,14 @@ class Judge(Verifier):
     """Takes 5 to 30 ms. Rejects drafts, and at the accuser what it inherited; only its second look finds the suspect's flaw."""
 
     async def verify(self, request: VerifyInput) -> VerificationResult:
-        inputs, output = request.task.inputs, request.output
-        call = (request.task.id, request.step.name, -1, request.attempt)
-        note(inputs["tally"], JUDGING, *call, output["value"])
-        await asyncio.sleep(0.005 + 0.025 * _share("verdict", *call))
-        verdict = self._verdict(request)
-        note(inputs["tally"], JUDGED, *call, f"{'pass' if verdict.passed else 'reject'}:{output['value']}")
-        return verdict
+        return await self._noted(request, self._verdict(request))
+
+    async def second_opinion(self, request: VerifyInput, previous: str) -> VerificationResult | None:
+        if request.output["flawed"]:
+            found = VerificationResult.fail(ErrorType.HALLUCINATION, reasoning="flawed, on a second look", verifier="second look")
+        else:
+            found = VerificationResult.ok(verifier="second look")
+        return await self._noted(request, found)
 
     def _verdict(self, request: VerifyInput) -> VerificationResult:
         output = request.output
@@ -151,10 +152,13 @@ class Judge(Verifier):
             return VerificationResult.fail(ErrorType.CONTRADICTION, reasoning="it rests on a flaw", blame=_SUSPECT)
         return VerificationResult.ok()
 
-    async def second_opinion(self, request: VerifyInput, previous: str) -> VerificationResult | None:
-        if request.output["flawed"]:
-            return VerificationResult.fail(ErrorType.HALLUCINATION, reasoning="flawed, on a second look", verifier="second look")
-        return VerificationResult.ok(verifier="second look")
+    async def _noted(self, request: VerifyInput, found: VerificationResult) -> VerificationResult:
+        tally, value = request.task.inputs["tally"], request.output["value"]
+        call = (request.task.id, request.step.name, -1, request.attempt)
+        note(tally, JUDGING, *call, value)
+        await asyncio.sleep(0.005 + 0.025 * _share("verdict", *call))
+        note(tally, JUDGED, *call, f"{'pass' if found.passed else 'reject'}:{value}")
+        return found
 
 
 def _pipeline(after: Mapping[str, tuple[str, ...]], name: str, resources: Callable[[int], dict[str, float] | None]) -> Pipeline:
