@@ -22,7 +22,7 @@ from agentraft_ray.actors.intake import Intake
 from agentraft_ray.actors.live import LiveRun, Program
 from agentraft_ray.actors.messages import Judge, Loaded, Reply, Work, decode, encode
 from agentraft_ray.actors.outcomes import outcome_of
-from agentraft_ray.actors.peers import Peer
+from agentraft_ray.actors.peers import Peer, PeerLost
 from agentraft_ray.actors.pools import Pool
 from agentraft_ray.actors.programs import Programs
 from agentraft_ray.actors.remote_store import ClusterStore
@@ -44,6 +44,7 @@ _log = logging.getLogger("agentraft_ray")
 _APPENDS_IN_FLIGHT_MAX = 2
 _TICK_S = 0.05
 _INBOXES_PER_LOOK = 50
+_WORKERS_BACK_S = 30.0  # a pipeline is registered as soon as one worker of each of its groups is back
 _GC_THRESHOLD = 50_000  # a shard holds a great many live objects, which the collector would visit over and over
 
 
@@ -240,14 +241,27 @@ class CoordinatorActor(Controlled):
 
     async def _load_at_workers(self, program: Program) -> Loaded:
         for group in sorted(set(program.groups)):
-            for name in self._pool_of(group).peers[:1]:
-                loaded: Loaded = decode(await self._make_peer(name).call("load", program.definition), Loaded)
-                if loaded.error:
-                    return loaded
-                if loaded.fingerprint != program.fingerprint:
-                    why = f"worker {name} imports another pipeline under that name than this program has; its files differ"
-                    return Loaded(loaded.fingerprint, "FingerprintMismatch", why)
+            name, loaded = await self._load_at_one_of(self._pool_of(group).peers, program)
+            if loaded.error:
+                return loaded
+            if loaded.fingerprint != program.fingerprint:
+                why = f"worker {name} imports another pipeline under that name than this program has; its files differ"
+                return Loaded(loaded.fingerprint, "FingerprintMismatch", why)
         return Loaded(program.fingerprint)
+
+    async def _load_at_one_of(self, workers: Sequence[str], program: Program) -> tuple[str, Loaded]:
+        """What the first worker that can be reached says. One that is lost says nothing about the pipeline: others are asked, and
+        all of them again for as long as a restart may take. Raises PeerLost."""
+        deadline = time.monotonic() + _WORKERS_BACK_S
+        while workers:
+            for name in workers:
+                try:
+                    return name, decode(await self._make_peer(name).call("load", program.definition), Loaded)
+                except PeerLost:
+                    if time.monotonic() > deadline:
+                        raise
+            await asyncio.sleep(_TICK_S)
+        return "", Loaded(program.fingerprint)
 
     # --- what goes out ---------------------------------------------------------------------------------------------------------
 
