@@ -64,9 +64,9 @@ class Audited(msgspec.Struct):
         return sum(map(len, self.violations.values()))
 
 
-def audit(cases: Iterable[Case]) -> Audited:
-    """Judge all runs."""
-    total = Audited()
+def audit(cases: Iterable[Case], total: Audited | None = None) -> Audited:
+    """Judge all these runs, and add what was found to `total`."""
+    total = total if total is not None else Audited()
     for case in cases:
         _Judge(case, total).judge()
     return total
@@ -121,7 +121,7 @@ class _Judge:
             why = f": {last.error.message}" if isinstance(last, RunFinished) and last.error is not None else ""
             self._violation("lost runs", f"it is {outcome}{why}; it should have {wanted}")
         if case.told and case.told != outcome:
-            self._violation("false reports", f"the program was told that it {case.told}; it is {outcome}")
+            self._violation("false reports", f"the program was told {case.told!r}; it is {outcome}")
         if not case.told:
             self._violation("lost runs", "the program was never told of its end")
         self._judge_values(records, whole=outcome == "succeeded")

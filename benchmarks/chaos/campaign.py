@@ -7,15 +7,14 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import unquote
 
 import msgspec
 import redis
 
-from agentraft_ray import Pipeline, RunResult, Task
+from agentraft_ray import Pipeline
 from agentraft_ray.checkpoint.embedded import EmbeddedServer
 from agentraft_ray.checkpoint.redis import RedisCheckpointStore
 from agentraft_ray.checkpoint.seal import PlainSeal
@@ -23,17 +22,15 @@ from agentraft_ray.cluster import Cluster
 from agentraft_ray.runtime.logs import RunLogs
 from benchmarks.chaos.audit import Audited, Case, audit
 from benchmarks.chaos.plan import Fault, faults, trouble_of
+from benchmarks.chaos.runs import FAILURE_THRESHOLD, LEASE_TTL_S, MAX_RETRIES, Runs
 from benchmarks.chaos.strikes import SHARDS, VERIFIERS, WORKERS, Strike, Striker
-from benchmarks.chaos.tally import Line, Tally, read_all
+from benchmarks.chaos.tally import TROUBLE, Line, Tally, read_all
 from benchmarks.chaos.watch import Watch
-from benchmarks.chaos.work import GOAL, PIPELINE, expected_values, inputs_of
+from benchmarks.chaos.work import NODE_PIPELINE, PIPELINE, expected_values
 
-__all__ = ["LEASE_TTL_S", "Campaign", "Findings", "Runs", "cases_of", "run_campaign"]
+__all__ = ["Campaign", "Findings", "cases_of", "run_campaign"]
 
-LEASE_TTL_S = 4.0
 AT_A_TIME = 10
-MAX_RETRIES = 8  # killed workers and planned troubles use some up; a run must not fail for that
-FAILURE_THRESHOLD = 10_000  # a quarter of all first attempts is rejected on purpose; no breaker is to open for it
 _STRUCK_SHARE = 0.8  # of the faults; the others are troubles of steps
 
 _log = logging.getLogger("agentraft_ray")
@@ -56,36 +53,6 @@ class Findings(msgspec.Struct):
         return sum(strike.affected > 0 for strike in self.strikes) + sum(self.troubles.values())
 
 
-@dataclass
-class Runs:
-    """The runs of a campaign: handed out while faults are to come, and what became of each."""
-
-    tally: Path
-    trouble: Callable[[int], tuple[str, str] | None]
-    count_min: int
-    prefix: str = "chaos"
-    enough: threading.Event = field(default_factory=threading.Event)
-    made: dict[str, tuple[str, str] | None] = field(default_factory=dict)
-    told: dict[str, str] = field(default_factory=dict)
-    seen: dict[str, list[tuple[int, bytes]]] = field(default_factory=lambda: defaultdict(list))
-
-    def tasks(self) -> Iterator[Task]:
-        """Tasks with ids of their own, until there were enough faults and runs."""
-        while not self.enough.is_set() or len(self.made) < self.count_min:
-            number = len(self.made)
-            run, trouble = f"{self.prefix}-{number:05}", self.trouble(number)
-            self.made[run] = trouble
-            yield Task(GOAL, inputs_of(self.tally, trouble), run)
-
-    def take(self, result: RunResult) -> None:
-        """A run has ended, as the program is told."""
-        self.told[result.run_id] = result.status
-
-    def live(self) -> set[str]:
-        """The runs under way."""
-        return self.made.copy().keys() - self.told.copy().keys()  # copies: another thread hands out and takes in
-
-
 class Campaign:
     """One cluster and what is done to it. `directory` is its own and empty."""
 
@@ -94,11 +61,8 @@ class Campaign:
         self._plan = faults(seed)
         self._tell = tell
         self.server = EmbeddedServer(directory / "data")
-        tally = directory / "tally"
-        for made in (tally, Path(f"{tally}.marks")):
-            made.mkdir(parents=True)
-        self._tally = Tally(tally)
-        self.runs = Runs(tally, lambda number: trouble_of(seed, number), runs)
+        self.runs = Runs.under(directory, lambda number: trouble_of(seed, number), runs, "chaos")
+        self._tally = Tally(self.runs.tally)
         self.found = Findings(seed, count)
 
     def run(self) -> Findings:
@@ -170,34 +134,43 @@ def _line(number: int, strike: Strike, ended: int) -> str:
     return f"{number:>5} {strike.kind:<12} {strike.victim}: {hit}{stalled}{went_on}; {ended} runs have ended"
 
 
-async def cases_of(server: EmbeddedServer, runs: Runs, pipeline: Pipeline, *, node: bool = False) -> list[Case]:
-    """Everything that is known of every run, the logs read from the server that runs."""
+async def cases_of(server: EmbeddedServer, runs: Runs, pipeline: Pipeline, *, node: bool = False) -> AsyncIterator[Case]:
+    """Everything that is known of every run, one after another, its log read from the server, which must run."""
     lines: dict[str, list[Line]] = defaultdict(list)
     for line in read_all(runs.tally):
         lines[line.run].append(line)
     store = RedisCheckpointStore(server.url)
-    logs, cases = RunLogs(store, PlainSeal()), []
+    logs = RunLogs(store, PlainSeal())
     try:
         for run, trouble in runs.made.items():
             meta = await store.meta(run)
             records = await logs.records(run)
-            must_fail = trouble is not None and trouble[1] == "huge"
-            cases.append(
-                Case(
-                    run, pipeline, records, lines[run], expected_values(run, node), must_fail,
-                    meta.head if meta is not None else b"", runs.seen[run], runs.told.get(run, ""),
-                )
+            yield Case(
+                run, pipeline, records, lines[run], expected_values(run, node), trouble is not None and trouble[1] == "huge",
+                meta.head if meta is not None else b"", runs.seen[run], runs.told.get(run, ""),
             )  # fmt: skip
     finally:
         await store.close()
-    return cases
 
 
-def run_campaign(directory: Path, *, count: int, runs: int, seed: int, tell: Callable[[str], None]) -> Findings:
-    """Bring about `count` effective faults over at least `runs` runs, then judge every log."""
-    campaign = Campaign(directory, count=count, runs=runs, seed=seed, tell=tell)
+async def _judge(total: Audited, server: EmbeddedServer, runs: Runs, pipeline: Pipeline, *, node: bool = False) -> None:
+    async for case in cases_of(server, runs, pipeline, node=node):
+        audit([case], total)
+
+
+def run_campaign(directory: Path, *, count: int, runs: int, nodes: int, seed: int, tell: Callable[[str], None]) -> Findings:
+    """Bring about `count` effective faults over at least `runs` runs, and remove a node `nodes` times; then judge every log."""
+    campaign = Campaign(directory / "cluster", count=count, runs=runs, seed=seed, tell=tell)
     found = campaign.run()
     with campaign.server:  # the cluster was its last user; the audit needs it
-        found.audited = audit(asyncio.run(cases_of(campaign.server, campaign.runs, PIPELINE)))
-    found.troubles = dict(Counter(line.word for line in read_all(campaign.runs.tally) if line.kind == "trouble"))
+        asyncio.run(_judge(found.audited, campaign.server, campaign.runs, PIPELINE))
+    found.troubles = dict(Counter(line.word for line in read_all(campaign.runs.tally) if line.kind == TROUBLE))
+    if nodes:
+        from benchmarks.chaos.nodes import remove_nodes  # noqa: PLC0415 - Ray's test tools, which nothing else needs
+
+        server, removed, strikes, stuck = remove_nodes(directory / "nodes", count=nodes, tell=tell)
+        found.strikes += strikes
+        found.stuck += stuck
+        with server:
+            asyncio.run(_judge(found.audited, server, removed, NODE_PIPELINE, node=True))
     return found

@@ -19,8 +19,9 @@ from agentraft_ray.protocol.records import OwnerClaimed, Record, StepCommitted
 from agentraft_ray.runtime.logs import RunLogs
 from benchmarks.chaos import report
 from benchmarks.chaos.audit import Audited, Case, audit
-from benchmarks.chaos.campaign import Findings, Runs
+from benchmarks.chaos.campaign import Findings
 from benchmarks.chaos.plan import faults, trouble_of
+from benchmarks.chaos.runs import Runs
 from benchmarks.chaos.strikes import Strike
 from benchmarks.chaos.tally import BEGAN, ENDED, JUDGED, Line, Tally, note, read_all
 from benchmarks.chaos.watch import is_progress
