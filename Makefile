@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 SOURCES := agentraft_ray examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint format types bench peers-env peers sim docs constraints clean
+.PHONY: help run test quick lint format types bench peers-env peers chaos sim docs constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -54,6 +54,9 @@ peers-env: $(READY) ## install LangGraph and DBOS into .venv-peers, for `make pe
 
 peers: peers-env ## compare with LangGraph and DBOS on the same chain (ARGS="--quick ...")
 	@$(BIN)/python -m benchmarks peers $(ARGS)
+
+chaos: $(READY) ## kill, stop and stall a live local cluster (ARGS="--quick" for 3 minutes, an hour without)
+	@$(BIN)/python -m benchmarks chaos $(ARGS)
 
 sim: $(READY) ## run SEEDS=10000 simulated clusters FROM=0
 	@$(BIN)/python -m agentraft_ray.testing.simulator --seeds $(SEEDS) --from $(FROM) $(ARGS)

@@ -90,6 +90,7 @@ class CoordinatorActor(Controlled):
         self._appends_in_flight = 0
         self._append_messages = 0
         self._appends_wanted = False
+        self._lapses_seen = 0
         self.desk = Desk(self.incarnation, hold_s=self.pace.collect_hold_s, silent_s_max=self.pace.silent_s_max, clock=self.pace.clock)
         seal = EncryptingSeal(spec.encryption_key) if spec.encryption_key else PlainSeal()
         self.store = ClusterStore(spec.store, self._make_peer(names.store(spec.deployment)))
@@ -240,7 +241,7 @@ class CoordinatorActor(Controlled):
 
     def _pool(self, workers: list[str]) -> Pool:
         peers = [self._make_peer(name) for name in workers]
-        return Pool(self.incarnation, peers, self._definition, self._replied, self._lost, pace=self.pace)
+        return Pool(self.incarnation, peers, self._definition, self._replied, self._lost, pace=self.pace, is_late=self._is_late)
 
     def _pool_of(self, group: str) -> Pool:
         pool = self.pools.get(group)
@@ -375,12 +376,30 @@ class CoordinatorActor(Controlled):
                 _log.error("coordinator %d was replaced while it did not answer; it ends", self.settings.index)
                 self._leave(1)
                 return
-            is_late = self.owner.is_late
+            if self.owner.lapses != self._lapses_seen and not self.owner.is_late:
+                await self._see_what_is_left()
+            is_late = self._is_late()
             for pool in (self.judges, *self.pools.values()):
                 if pool.is_held != is_late:
                     pool.hold(is_late)
             self.shard.tick()
             self.desk.forget_silent()
+
+    def _is_late(self) -> bool:
+        """Whether others may own our runs by now: then nothing of them may be started."""
+        return self.owner.is_late or self.owner.lapses != self._lapses_seen
+
+    async def _see_what_is_left(self) -> None:
+        """The lease had ended before it was renewed, as after a stop of this process: see which runs are still ours."""
+        lapses = self.owner.lapses
+        try:
+            lost = await self.intake.let_go()
+        except StoreError as error:
+            _log.debug("it cannot be seen yet whose runs these are: %s", error)
+            return
+        self._lapses_seen = lapses
+        if lost:
+            _log.warning("coordinator %d was away for longer than its lease; %d of its runs go on elsewhere", self.settings.index, lost)
 
     async def _look_around(self) -> None:
         """Find commands that came into inboxes without a word to us."""

@@ -237,6 +237,18 @@ class Intake:
         self._remember(live)  # a store that was away may come back with less than it had acknowledged
         self.pick_up([live.run_id], live.clients, rewound)
 
+    async def let_go(self) -> int:
+        """Drop the runs that have another owner by now, and follow them from afar; how many. Raises StoreError."""
+        here, lost = list(self.shard.runs.values()), 0
+        for live, meta in zip(here, await self.store.metas([live.run_id for live in here]), strict=True):
+            if isinstance(meta, StoreError):
+                raise meta
+            if meta is not None and meta.token != live.machine.token and not live.is_gone:
+                self.shard.drop(live)
+                self.pick_up([live.run_id], live.clients)
+                lost += 1
+        return lost
+
     def left(self, live: LiveRun) -> None:
         """A run is over or was given up: there is room for another one."""
         self.known.forget(live.run_id)

@@ -33,7 +33,8 @@ class Pool:
     """Sends requests to any of its peers and hands replies on as they come.
 
     `on_replies` gets what came back, `on_lost` the requests that were open at a peer that was lost. `definitions` gives the encoded
-    definition to load at a peer that does not know it. `credits_max` bounds what one peer holds at a time.
+    definition to load at a peer that does not know it. `credits_max` bounds what one peer holds at a time. Nothing new is sent while
+    `is_late` holds: a coordinator whose lease is late must not start what others may own by now.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class Pool:
         *,
         credits_max: int = 2_000,
         pace: ShardPace | None = None,
+        is_late: Callable[[], bool] = lambda: False,
     ) -> None:
         self.pace = pace or ShardPace()
+        self._is_late = is_late
         self.client = client
         self.definitions = definitions
         self.on_replies = on_replies
@@ -98,7 +101,7 @@ class Pool:
         self._wake()
 
     def hold(self, is_held: bool) -> None:
-        """Send nothing new, or go on sending: a coordinator whose lease is late must not start what others may own by now."""
+        """Send nothing new, or go on sending."""
         self.is_held = is_held
         if not is_held:
             self._wake()
@@ -110,6 +113,8 @@ class Pool:
 
     def _wake(self) -> None:
         self._is_waking = False
+        # Asked right before anything leaves: a process that was stopped wakes up with what it was about to send.
+        self.is_held = self.is_held or self._is_late()
         if self.is_held:
             return
         reserved = next((lane for lane in self._lanes if lane.is_ready and not lane.open), None) if self.alone else None

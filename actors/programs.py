@@ -83,10 +83,6 @@ def _nothing(_: Program) -> None:
     """A hook that nobody has set."""
 
 
-def _nothing(program: Program) -> None:
-    """A hook that nobody has set."""
-
-
 def _decoded(definition: bytes) -> Definition:
     decoded: Definition = decode(definition, Definition)
     return decoded

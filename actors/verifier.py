@@ -65,12 +65,14 @@ class VerifierActor(ExchangeHost):
         blueprint: Blueprint = request.definition
         verifier, outputs = blueprint.verifier, self._outputs(blueprint, ask.run_id)
         request.running = time.perf_counter()
-        task, near, data = ask.task, dict(ask.parents), ask.output.data
+        task, near, data, previous = ask.task, dict(ask.parents), ask.output.data, ask.previous
         if task is None or data is None or None in near.values():
             task, near = await self._fetched(ask, outputs)  # type: ignore[assignment]
-            data = data if data is not None else await asyncio.to_thread(outputs.payload_data, ask.output, ask.position)
+            if data is None:
+                data, passed_by = await asyncio.to_thread(outputs.judged_data, ask.output, ask.position)
+                previous = previous or passed_by  # only the commit itself says who has passed a suspect
         make = partial(_input, ask, blueprint, outputs, task, near, data)  # type: ignore[arg-type]
-        return await opinion(verifier, make, ask.previous, partial(_checked, blueprint), is_suspect=ask.position >= 0)
+        return await opinion(verifier, make, previous, partial(_checked, blueprint), is_suspect=ask.position >= 0)
 
     def waits(self, request: Request) -> None:
         """The verdict's time is bounded here, whatever the verifier does; most rules are done before that is needed."""

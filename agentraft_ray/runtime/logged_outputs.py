@@ -197,12 +197,13 @@ class LoggedOutputs:
         """The task of the run."""
         return self._runs.task(self._run_id)
 
-    def payload_data(self, payload: Payload, position: int) -> bytes:
-        """The bytes of a payload: its own, or as they lie in the store, with the commit at log position `position` if it has one."""
-        if payload.data is not None:
-            return payload.data
+    def judged_data(self, payload: Payload, position: int) -> tuple[bytes, str]:
+        """The bytes of a payload as they lie in the store; with `position` those of the commit there, and who has passed it."""
         outputs = RunOutputs(RunState(self._run_id), self._types, self._runs.store, self._runs.seal, 0)  # no log is needed for that
-        return outputs.payload_data(payload if position < 0 else outputs.record_at(position).output, position)
+        if position < 0:
+            return outputs.payload_data(payload, position), ""
+        record = outputs.record_at(position)
+        return outputs.payload_data(record.output, position), record.certificate.verifier
 
     def _read(self) -> RunOutputs:
         if self._current is None:

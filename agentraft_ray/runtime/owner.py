@@ -23,6 +23,7 @@ class Owner:
         """`name` begins the id; what follows is random."""
         self.id = name + uuid.uuid4().hex[:16]
         self.is_revoked = False  # a successor has declared this one dead
+        self.lapses = 0  # renewals that may have come after the lease had ended: somebody else may own what this one owned
         self._store = store
         self._ttl_s = ttl_s
         self._renewed_at = 0.0
@@ -82,6 +83,8 @@ class Owner:
         except Exception as error:  # the boundary to the store's code: a lease that fails for any reason is late
             message = f"the lease of coordinator {self.id} was not renewed: {type(error).__name__}: {error}; resume its runs"
             raise StoreError(message) from error
+        if self._renewed_at and time.monotonic() - self._renewed_at > self._ttl_s:
+            self.lapses += 1
         self._renewed_at = asked_at
 
     async def _keep_alive(self) -> None:

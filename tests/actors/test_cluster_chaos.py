@@ -71,10 +71,10 @@ def pipelines(client: Client, chance: random.Random) -> list[Blueprint]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_the_laws_hold_through_kills_losses_and_delays(start: Start, seed: int) -> None:
-    chance = random.Random(seed)  # noqa: S311 - repeatable
+    chance = random.Random(seed)
     limits = replace(LIMITS, lease_ttl_s=chance.choice([0.3, 2.0]), claims_max=1_000, worker_losses_max=50)
     cluster = await start(shards=2, workers=chance.choice([1, 3]), limits=limits, slots=chance.choice([None, None, 4]))
-    cluster.faults.chance = random.Random(seed + 1_000)  # noqa: S311
+    cluster.faults.chance = random.Random(seed + 1_000)
     cluster.faults.lose_share = chance.choice([0.0, 0.01, 0.05])
     cluster.faults.delay_s_max = chance.choice([0.0, 0.003])
     clients = [await cluster.client(), await cluster.client()]

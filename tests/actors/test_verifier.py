@@ -219,6 +219,20 @@ async def test_suspects_tasks_and_ancestors_are_read_from_the_store(inline_bytes
     assert "not in the store any more" in verdict(await here.ask(lost)).reasoning
 
 
+async def test_a_suspect_is_judged_again_by_another_mechanism_than_the_one_in_its_certificate() -> None:
+    async def first(request: VerifyInput) -> Any:
+        return VerificationResult.ok(verifier="by another")
+
+    store = InMemoryCheckpointStore()
+    verifier = By(first, {"by another": VerificationResult.fail(ErrorType.GOAL_DRIFT, reasoning="second")})
+    here = await client(verifier, store)
+    assert (await wrap(here.blueprint.pipeline, store=store, verifier=verifier).run(Task("its goal", id="run"))).success
+    records = [decode_record(stored) for stored in await store.read("run")]
+    position = max(place for place, record in enumerate(records) if isinstance(record, StepCommitted))
+    suspect = here.judge(step=1, output=Payload(b"", 0, None), position=position, task=None, parents=((0, None),))
+    assert verdict(await here.ask(suspect)).reasoning == "second"
+
+
 async def test_while_the_store_does_not_answer_requests_are_handed_back() -> None:
     class Down(InMemoryCheckpointStore):
         def read_blocking(self, run_id: str, index: int) -> bytes | None:

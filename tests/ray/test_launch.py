@@ -38,7 +38,9 @@ def alone(environment: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in {"RAY_ADDRESS"}}
 
 
-def test_a_cluster_leaves_no_process_no_thread_and_no_socket_behind(cluster: Cluster, short_directory: Path, environment: dict[str, str]) -> None:
+def test_a_cluster_leaves_no_process_no_thread_and_no_socket_behind(
+    cluster: Cluster, short_directory: Path, environment: dict[str, str]
+) -> None:
     said = run_program("launch_and_close", str(short_directory), env=alone(environment))
     for up, after in (said[:2], said[2:]):
         assert (up["output"], up["actors"], up["servers"]) == ("A report on 5 words of findings.", 5, 1)
@@ -47,7 +49,9 @@ def test_a_cluster_leaves_no_process_no_thread_and_no_socket_behind(cluster: Clu
 
 
 def test_a_name_that_is_taken_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfig, match=r"a cluster named 'default' runs here already .* join it with Cluster.connect\(\), or give name="):
+    with pytest.raises(
+        InvalidConfig, match=r"a cluster named 'default' runs here already .* join it with Cluster.connect\(\), or give name="
+    ):
         Cluster.launch(directory=tmp_path)
 
 
@@ -114,7 +118,8 @@ def test_settings_that_cannot_be_are_named(cluster: Cluster, tmp_path: Path, bad
 
 
 @pytest.mark.parametrize(
-    ("place", "text"), [("agentraft.toml", "workers = 0\n"), ("agentraft.toml", "workers = = 3\n"), ("pyproject.toml", "[tool.agentraft]\nworkers = 'x'\n")]
+    ("place", "text"),
+    [("agentraft.toml", "workers = 0\n"), ("agentraft.toml", "workers = = 3\n"), ("pyproject.toml", "[tool.agentraft]\nworkers = 'x'\n")],
 )
 def test_a_bad_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, text: str) -> None:
     monkeypatch.chdir(tmp_path)

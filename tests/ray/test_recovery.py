@@ -14,7 +14,7 @@ import pytest
 
 from agentraft_ray import EventType, RunResult, Task, wrap
 from agentraft_ray.cluster import Cluster
-from tests.ray.pipelines import COUNT_20, Execution, executions
+from tests.ray.pipelines import COUNT_20, executions
 
 pytestmark = pytest.mark.ray
 
