@@ -45,6 +45,7 @@ __all__ = ["CoordinatorActor", "ShardSettings"]
 _log = logging.getLogger("agentraft_ray")
 
 _APPENDS_IN_FLIGHT_MAX = 2
+_GATHER_S = 0.003  # see `pools`
 _INBOXES_PER_LOOK = 50
 _GC_THRESHOLD = 50_000  # a shard holds a great many live objects, which the collector would visit over and over
 
@@ -299,9 +300,14 @@ class CoordinatorActor(Controlled):
     # --- what goes out ---------------------------------------------------------------------------------------------------------
 
     def _want_append(self) -> None:
-        if not self._appends_wanted and self._appends_in_flight < _APPENDS_IN_FLIGHT_MAX:
-            self._appends_wanted = True
-            asyncio.get_running_loop().call_soon(self._start_append)
+        if self._appends_wanted or self._appends_in_flight >= _APPENDS_IN_FLIGHT_MAX:
+            return
+        self._appends_wanted = True
+        loop = asyncio.get_running_loop()
+        if self._appends_in_flight:  # a second message while the first one is on its way: not for less than it costs
+            loop.call_later(_GATHER_S, self._start_append)
+        else:
+            loop.call_soon(self._start_append)
 
     def _start_append(self) -> None:
         self._appends_wanted = False
@@ -318,7 +324,9 @@ class CoordinatorActor(Controlled):
             self.shard.appended(taken, answers)
         finally:
             self._appends_in_flight -= 1
-            if self.shard.appends:
+            if self.shard.appends and not self._appends_in_flight:
+                self._start_append()
+            elif self.shard.appends:
                 self._want_append()
 
     async def _answers(self, entries: list[AppendEntry]) -> list[Answer | StoreError]:

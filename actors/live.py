@@ -7,7 +7,9 @@ from typing import Any, Protocol
 from agentraft_ray.actors.definitions import load_blueprint
 from agentraft_ray.actors.names import group_of
 from agentraft_ray.checkpoint.base import Answer, AppendEntry, RunStore
+from agentraft_ray.checkpoint.codec import decode_output
 from agentraft_ray.checkpoint.seal import Seal
+from agentraft_ray.pipeline import Task
 from agentraft_ray.protocol.machine import RunMachine
 from agentraft_ray.protocol.messages import AcquirePermit, PermitDenied, PermitGranted, Ready
 from agentraft_ray.protocol.records import StepCommitted
@@ -77,6 +79,7 @@ class LiveRun:
         "run_id",
         "seen",
         "state",
+        "task",
         "tickets",
         "told_waiting",
         "wake_at",
@@ -86,6 +89,7 @@ class LiveRun:
         self.run_id = state.run_id
         self.program = program
         self.state = state
+        self.task = Task(state.task.goal, decode_output(state.task.inputs), state.task.id)  # for rules of this process alone
         self.clients = clients
         self.listeners = [client for client, listens in clients.items() if listens]
         self.machine = RunMachine(state, seal=seal.seal, listening=bool(self.listeners))

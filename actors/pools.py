@@ -27,6 +27,8 @@ Request = Work | Judge
 
 _BATCH_MAX = 256
 _IN_FLIGHT_MAX = 2  # one exchange is worked on while the next one is on its way
+_GATHER_S = 0.003  # requests gather for so long before a second exchange goes to a peer, unless they fill one: a message costs
+# as much CPU as twenty steps, and a peer that is quick will have answered by then
 
 
 class Pool:
@@ -63,6 +65,7 @@ class Pool:
         self._lanes = [_Lane(self, peer) for peer in peers]
         self._kept_free: _Lane | None = None
         self._is_waking = False
+        self._is_gathering = False
 
     @property
     def peers(self) -> list[str]:
@@ -122,11 +125,20 @@ class Pool:
             reserved.push([self.alone.popleft()], is_alone=True)
         # While something waits for a peer of its own, the first one that is there takes nothing new until it is free for it.
         self._kept_free = next((lane for lane in self._lanes if lane.is_ready and not lane.is_exclusive), None) if self.alone else None
+        if not self.queue:
+            return
         for lane in sorted((lane for lane in self._lanes if lane.has_room), key=_Lane.load):
             if not self.queue:
                 break
             share = -(-len(self.queue) // max(1, sum(other.has_room for other in self._lanes)))
             lane.push([self.queue.popleft() for _ in range(min(share, _BATCH_MAX, lane.room, len(self.queue)))])
+        if self.queue and not self._is_gathering and any(lane.is_ready for lane in self._lanes):
+            self._is_gathering = True
+            asyncio.get_running_loop().call_later(_GATHER_S, self._gathered)
+
+    def _gathered(self) -> None:
+        self._is_gathering = False
+        self._wake()
 
 
 class _Lane:
@@ -140,6 +152,7 @@ class _Lane:
         self.is_exclusive = False
         self._is_resting = False  # it has handed requests back
         self._in_flight = 0
+        self._sent_at = 0.0
         self._on_their_way: list[list[Request]] = []
         self._cancelled: set[int] = set()
         self._life = 0  # counts the times that the peer was lost; replies and failures of an earlier life mean nothing
@@ -155,7 +168,9 @@ class _Lane:
     @property
     def has_room(self) -> bool:
         is_free = self.is_ready and not self.is_exclusive and self is not self.pool._kept_free
-        return is_free and self._in_flight < _IN_FLIGHT_MAX and self.room > 0
+        if not is_free or self.room <= 0 or self._in_flight >= _IN_FLIGHT_MAX:
+            return False
+        return not self._in_flight or len(self.pool.queue) >= _BATCH_MAX or time.monotonic() - self._sent_at >= _GATHER_S
 
     @property
     def is_ready(self) -> bool:
@@ -178,6 +193,7 @@ class _Lane:
 
     def _start(self, requests: list[Request]) -> None:
         self._in_flight += 1
+        self._sent_at = time.monotonic()
         self._spawn(self._exchange(requests, self._life))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -14,10 +14,8 @@ from typing import Protocol
 from agentraft_ray.actors.live import LiveRun
 from agentraft_ray.actors.messages import Judge, Judged, Raised, Reply, Returned, Work
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Command
-from agentraft_ray.checkpoint.codec import decode_output
 from agentraft_ray.checkpoint.seal import Seal
 from agentraft_ray.errors import StoreError
-from agentraft_ray.pipeline import Task
 from agentraft_ray.protocol.messages import (
     AcquirePermit,
     Announce,
@@ -323,10 +321,10 @@ class Shard:
         payload, program = command.output, live.program
         assert payload is not None
         assert payload.data is not None
-        blueprint, task = program.blueprint, live.state.task
+        blueprint = program.blueprint
         try:
             request = VerifyInput(
-                Task(task.goal, decode_output(task.inputs), task.id),
+                live.task,
                 blueprint.pipeline.steps[command.step],
                 live.outputs.decode(command.step, payload.data),
                 History(live.outputs, command.step, {}),

@@ -49,7 +49,8 @@ class Verifier(ABC):
     def verify_now(self, request: VerifyInput) -> VerificationResult | None:
         """The verdict of `verify` where it takes no waiting and next to no time, else None: ask `verify` then.
 
-        A host that serves thousands of runs calls this on its event loop; only verifiers of fixed, fast rules answer here.
+        A host that serves thousands of runs calls this on its event loop; only verifiers of fixed, fast rules answer here. They
+        change nothing of what they are given: the task is shared by all verdicts of a run.
         """
         return None
 
