@@ -1,6 +1,7 @@
-"""Submitted with `ray job submit --working-dir .`: the driver and a worker must both find the whole package."""
+"""Submitted with `ray job submit --working-dir .`: the driver, a worker and a cluster's actors must all find the whole package."""
 
 import sys
+import tempfile
 from pathlib import Path
 
 import ray
@@ -16,6 +17,22 @@ def on_worker() -> dict[str, object]:
     return quickstart.main()
 
 
+def on_cluster(directory: str) -> list[object]:
+    """The quickstart's pipeline for a few tasks on a cluster of this job; its outputs."""
+    import quickstart
+
+    from agentraft_ray import Pipeline, Step, Task
+    from agentraft_ray.cluster import Cluster
+
+    steps = [Step(fn.__name__, fn) for fn in (quickstart.research, quickstart.analyse, quickstart.write)]
+    with Cluster.auto(directory=directory, workers=1, worker_cpus=0.5) as cluster:
+        results = list(cluster.map(Pipeline(steps), [Task(f"agents {number}") for number in range(5)]))
+        with Cluster.auto() as joined:  # the one that runs by now
+            again = list(joined.map(Pipeline(steps), [Task("agents again")]))
+    assert all(result.success for result in results + again), [result.error for result in results + again]
+    return sorted({result.output for result in results + again})
+
+
 if __name__ == "__main__":
     import quickstart
 
@@ -23,3 +40,5 @@ if __name__ == "__main__":
     driver, worker = quickstart.main(), ray.get(on_worker.remote(), timeout=120)
     assert driver == worker, (driver, worker)
     print("on a Ray worker:", worker)
+    with tempfile.TemporaryDirectory(prefix="job", dir="/tmp") as directory:  # short: the store's unix socket lives in it
+        print("on a cluster of this job:", on_cluster(directory))

@@ -126,9 +126,16 @@ class Cluster:
     @classmethod
     def auto(cls, **settings: Any) -> Self:
         """Join the deployment of this name where there is one, as on the cluster that RAY_ADDRESS names in a job; else launch it."""
-        if ray_session.is_running_somewhere(settings_of(**settings).name):
-            return cls.connect(name=settings_of(**settings).name)
-        return cls.launch(**settings)
+        name = settings_of(**settings).name
+        owns_ray = ray_session.join_named()
+        try:
+            cluster = cls.connect(name=name) if ray_session.is_running(name) else cls.launch(**settings)
+        except BaseException:
+            if owns_ray:
+                ray_session.stop()
+            raise
+        cluster._owns_ray = cluster._owns_ray or owns_ray
+        return cluster
 
     async def _open(self) -> None:
         await self._store.open()

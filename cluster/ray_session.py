@@ -25,8 +25,9 @@ __all__ = [
     "actor_names",
     "check_room",
     "describe",
-    "is_running_somewhere",
+    "is_running",
     "join",
+    "join_named",
     "missing_resources",
     "peer",
     "start_or_join",
@@ -84,18 +85,14 @@ def peer(name: str) -> Peer:
     return gateway.RayPeer(name)
 
 
-def is_running_somewhere(deployment: str) -> bool:
-    """Whether a deployment of this name runs on the cluster that this process uses or RAY_ADDRESS names."""
-    wanted = _wanted(None)
-    if not ray.is_initialized():
-        if not wanted:
-            return False
-        join(wanted)
-    try:
-        gateway.find(names.coordinator(deployment, 0))
-    except PeerLost:
-        return False
-    return True
+def join_named() -> bool:
+    """Join the Ray cluster that RAY_ADDRESS names, as a job does; whether that was done here. Raises InvalidConfig."""
+    return False if _wanted(None) is None else join(None)
+
+
+def is_running(deployment: str) -> bool:
+    """Whether a deployment of this name runs on the Ray that this process uses, if it uses one."""
+    return ray.is_initialized() and not gateway.is_dead(names.coordinator(deployment, 0))
 
 
 def describe(deployment: str) -> ShardSettings:

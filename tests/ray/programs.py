@@ -84,12 +84,12 @@ def is_zombie(pid: int) -> bool:
         return True
 
 
-def busy(directory: str, tally: str, count: str, seconds: str) -> None:
+def busy(name: str, directory: str, tally: str, count: str, seconds: str) -> None:
     """Map counting runs and wait for a signal, or for the end."""
-    with Cluster.launch(directory=directory, workers=1, num_cpus=2, log_to_driver=False) as cluster:
+    with Cluster.launch(name=name, directory=directory, workers=1, num_cpus=2, log_to_driver=False) as cluster:
         say(pids=[os.getpid(), *descendants()])
         inputs = {"tally": tally, "seconds": float(seconds)}
-        tasks = [Task("count", inputs, id=f"busy-{number}") for number in range(int(count))]
+        tasks = [Task("count", inputs, id=f"{name}-{number}") for number in range(int(count))]
         for result in cluster.map("tests.ray.pipelines:COUNT_20", tasks):
             say(done=result.task_id, status=result.status)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ RUNS, STEPS, STEP_S = 10, 20, 0.1
 class Busy:
     """The program that maps the counting pipeline on a cluster of its own, with a Ray of its own."""
 
-    def __init__(self, directory: Path, tally: Path, environment: dict[str, str]) -> None:
+    def __init__(self, name: str, directory: Path, tally: Path, environment: dict[str, str]) -> None:
         env = {**{name: value for name, value in environment.items() if name != "RAY_ADDRESS"}, "AGENTRAFT_LEASE_TTL_S": "2"}
-        command = [sys.executable, "-m", "tests.ray.programs", "busy", str(directory), str(tally), str(RUNS), str(STEP_S)]
+        command = [sys.executable, "-m", "tests.ray.programs", "busy", name, str(directory), str(tally), str(RUNS), str(STEP_S)]
         self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.tally = tally
+        self.run_ids = [f"{name}-{number}" for number in range(RUNS)]
         self.said: list[dict[str, Any]] = []
         self.errors: list[str] = []
         self._readers = [threading.Thread(target=self._hear, daemon=True), threading.Thread(target=self._hear_errors, daemon=True)]
@@ -59,25 +60,43 @@ class Busy:
     def end(self, number: signal.Signals) -> int:
         """Send a signal; the exit code."""
         self.process.send_signal(number)
-        code = self.process.wait(30)
-        for reader in self._readers:
-            reader.join(10)
-        return code
+        return self.process.wait(30)
 
-    def wait_until_gone(self, within_s: float) -> None:
-        """Until nothing is left of it: its Ray, its actors, its server."""
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        for reader, pipe in zip(self._readers, (self.process.stdout, self.process.stderr), strict=True):
+            reader.join(10)
+            assert pipe is not None
+            pipe.close()
+
+    def wait_until_gone(self, within_s: float, of: bytes = b"") -> None:
+        """Until nothing is left of it: its Ray, its actors; `of` = only processes with this in their command line."""
         deadline = time.monotonic() + within_s
-        while left := [pid for pid in self.said[0]["pids"] if Path(f"/proc/{pid}").exists() and not is_zombie(pid)]:
-            assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes()[:200] for pid in left]
+        while left := [line for pid in self.said[0]["pids"] if not is_zombie(pid) and of in (line := command_line(pid))]:
+            assert time.monotonic() < deadline, left
             time.sleep(0.05)
 
 
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
+    except OSError:
+        return b""
+
+
 @pytest.fixture
-def busy(short_directory: Path, tmp_path: Path, environment: dict[str, str]) -> Iterator[Busy]:
-    program = Busy(short_directory, tmp_path / "tally", environment)
-    yield program
-    if program.process.poll() is None:
-        program.process.kill()
+def start(short_directory: Path, tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[[str], Busy]]:
+    """Starts a program; all of them use one data directory."""
+    programs: list[Busy] = []
+
+    def begin(name: str) -> Busy:
+        programs.append(Busy(name, short_directory, tmp_path / name, environment))
+        return programs[-1]
+
+    yield begin
+    for program in programs:
+        program.close()
 
 
 @contextmanager
@@ -87,40 +106,41 @@ def successor(directory: Path) -> Iterator[Cluster]:
         yield cluster
 
 
-def check_all_end(cluster: Cluster, tally: Path) -> None:
-    handles = [cluster.handle(f"busy-{number}") for number in range(RUNS)]
+def check_all_end(cluster: Cluster, program: Busy) -> None:
+    handles = [cluster.handle(run_id) for run_id in program.run_ids]
     assert [handle.result(30).output for handle in handles] == [{"n": STEPS}] * RUNS
-    assert len({(one.run_id, one.step) for one in executions(tally)}) == RUNS * STEPS
+    assert len({(one.run_id, one.step) for one in executions(program.tally)}) == RUNS * STEPS
 
 
-@pytest.mark.parametrize(("number", "codes"), [(signal.SIGINT, {-signal.SIGINT, 130}), (signal.SIGTERM, {signal.SIGTERM, 143})])
-def test_a_program_that_is_told_to_end_puts_its_runs_aside_for_another_cluster(
-    nodes: Any, busy: Busy, short_directory: Path, number: signal.Signals, codes: set[int]
+def test_programs_that_are_told_to_end_put_their_runs_aside_for_another_cluster(
+    nodes: Any, start: Callable[[str], Busy], short_directory: Path
 ) -> None:
-    busy.wait_until_busy()
-    code = busy.end(number)
-    assert code in codes, "".join(busy.errors)
-    busy.wait_until_gone(10)
-    before = executions(busy.tally)
+    interrupted, terminated = start("interrupted"), start("terminated")
+    for program in (interrupted, terminated):
+        program.wait_until_busy()
+    assert interrupted.end(signal.SIGINT) in {-signal.SIGINT, 130}, "".join(interrupted.errors)
+    assert terminated.end(signal.SIGTERM) in {signal.SIGTERM, 143}, "".join(terminated.errors)
+    for program in (interrupted, terminated):
+        program.wait_until_gone(10)
     with successor(short_directory) as cluster:
 
         async def standing() -> set[tuple[str, tuple[str, ...]]]:
             async with wrap(COUNT_20, cluster=cluster) as coordinator:
-                results = [await coordinator.result(f"busy-{number}") for number in range(RUNS)]
+                results = [await coordinator.result(run_id) for run_id in interrupted.run_ids + terminated.run_ids]
                 return {(result.status, result.waiting_for) for result in results}
 
         assert asyncio.run(standing()) == {("waiting", ("drained",))}
-        assert cluster.resume_all() == RUNS
-        check_all_end(cluster, busy.tally)
-    # What was drained had nothing under way that counted: at most the step that was running runs again.
-    assert len(executions(busy.tally)) <= RUNS * (STEPS + 1)
-    assert len(before) < RUNS * STEPS
+        assert cluster.resume_all() == 2 * RUNS
+        for program in (interrupted, terminated):
+            check_all_end(cluster, program)
+            assert len(executions(program.tally)) <= RUNS * (STEPS + 1), "more ran again than was under way"
 
 
-def test_the_loss_of_a_whole_cluster_is_made_good_by_another_one(nodes: Any, busy: Busy, short_directory: Path) -> None:
-    busy.wait_until_busy()
-    assert busy.end(signal.SIGKILL) == -signal.SIGKILL
-    busy.wait_until_gone(20)
+def test_the_loss_of_a_whole_cluster_is_made_good_by_another_one(nodes: Any, start: Callable[[str], Busy], short_directory: Path) -> None:
+    lost = start("lost")
+    lost.wait_until_busy()
+    assert lost.end(signal.SIGKILL) == -signal.SIGKILL
+    lost.wait_until_gone(20, of=b"Actor")  # Ray's own agents take their time
     with successor(short_directory) as cluster:
         deadline = time.monotonic() + 20
         found = 0
@@ -128,9 +148,7 @@ def test_the_loss_of_a_whole_cluster_is_made_good_by_another_one(nodes: Any, bus
             found += cluster.resume_all()
             assert time.monotonic() < deadline, found
             time.sleep(0.1)
-        check_all_end(cluster, busy.tally)
-        again = list(
-            cluster.map(COUNT_20, [Task("count", {"tally": str(busy.tally), "seconds": STEP_S}, id=f"busy-{n}") for n in range(RUNS)])
-        )
-    assert [result.output for result in again] == [{"n": STEPS}] * RUNS
-    assert len(executions(busy.tally)) <= RUNS * (STEPS + 2)
+        check_all_end(cluster, lost)
+        tasks = [Task("count", {"tally": str(lost.tally), "seconds": STEP_S}, id=run_id) for run_id in lost.run_ids]
+        assert [result.output for result in cluster.map(COUNT_20, tasks)] == [{"n": STEPS}] * RUNS
+    assert len(executions(lost.tally)) <= RUNS * (STEPS + 2)
