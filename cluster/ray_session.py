@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 _CONNECT_S = 5.0
+_FREED_S = 5.0
+_POLL_S = 0.1
 _DESCRIBE_S = 20.0
 
 
@@ -127,7 +130,9 @@ def check_room(settings: ClusterSettings, shard: ShardSettings) -> None:
         )
     wanted = settings.worker_count * settings.worker_cpus + settings.verifiers * settings.verifier_cpus
     there = ray.cluster_resources().get("CPU", 0.0)
-    free = ray.available_resources().get("CPU", 0.0)
+    deadline = time.monotonic() + _FREED_S
+    while (free := ray.available_resources().get("CPU", 0.0)) < wanted <= there and time.monotonic() < deadline:
+        time.sleep(_POLL_S)  # Ray says late that something has ended
     if wanted > free:
         raise InvalidConfig(
             f"{settings.worker_count} workers of {settings.worker_cpus:g} CPUs and {settings.verifiers} verifiers of "

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tests.ray.programs import is_zombie
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNS, STEPS, STEP_S = 10, 20, 0.1
+RUNS, STEPS, STEP_S = 10, 20, 0.15
 
 
 class Busy:
@@ -57,8 +58,9 @@ class Busy:
             assert time.monotonic() < deadline, "it never got to work"
             time.sleep(0.05)
 
-    def end(self, number: signal.Signals) -> int:
-        """Send a signal; the exit code."""
+    def end_when_busy(self, number: signal.Signals) -> int:
+        """Wait until its runs are well under way, then send it a signal; the exit code."""
+        self.wait_until_busy()
         self.process.send_signal(number)
         return self.process.wait(30)
 
@@ -116,10 +118,10 @@ def test_programs_that_are_told_to_end_put_their_runs_aside_for_another_cluster(
     nodes: Any, start: Callable[[str], Busy], short_directory: Path
 ) -> None:
     interrupted, terminated = start("interrupted"), start("terminated")
-    for program in (interrupted, terminated):
-        program.wait_until_busy()
-    assert interrupted.end(signal.SIGINT) in {-signal.SIGINT, 130}, "".join(interrupted.errors)
-    assert terminated.end(signal.SIGTERM) in {signal.SIGTERM, 143}, "".join(terminated.errors)
+    with ThreadPoolExecutor() as threads:
+        codes = [threads.submit(interrupted.end_when_busy, signal.SIGINT), threads.submit(terminated.end_when_busy, signal.SIGTERM)]
+    assert codes[0].result() in {-signal.SIGINT, 130}, "".join(interrupted.errors)
+    assert codes[1].result() in {signal.SIGTERM, 143}, "".join(terminated.errors)
     for program in (interrupted, terminated):
         program.wait_until_gone(10)
     with successor(short_directory) as cluster:
@@ -138,8 +140,7 @@ def test_programs_that_are_told_to_end_put_their_runs_aside_for_another_cluster(
 
 def test_the_loss_of_a_whole_cluster_is_made_good_by_another_one(nodes: Any, start: Callable[[str], Busy], short_directory: Path) -> None:
     lost = start("lost")
-    lost.wait_until_busy()
-    assert lost.end(signal.SIGKILL) == -signal.SIGKILL
+    assert lost.end_when_busy(signal.SIGKILL) == -signal.SIGKILL
     lost.wait_until_gone(20, of=b"Actor")  # Ray's own agents take their time
     with successor(short_directory) as cluster:
         deadline = time.monotonic() + 20
