@@ -79,10 +79,6 @@ class Programs:
             self._known[program.fingerprint] = program
 
 
-def _nothing(_: Program) -> None:
-    """A hook that nobody has set."""
-
-
 def _nothing(program: Program) -> None:
     """A hook that nobody has set."""
 
