@@ -262,9 +262,9 @@ async def test_a_run_whose_log_has_lost_records_is_parked_as_rewound(cluster: Lo
 
 async def _rewind(reader: object, run_id: str, count: int) -> None:
     """What a failover may leave: the log and its meta as they were some records ago."""
-    import redis  # noqa: PLC0415
+    import redis
 
-    from agentraft_ray.identity import GENESIS, chain  # noqa: PLC0415
+    from agentraft_ray.identity import GENESIS, chain
 
     pool = redis.ConnectionPool(connection_class=redis.UnixDomainSocketConnection, path=reader.url.removeprefix("unix://"))  # type: ignore[attr-defined]
     keys = reader.keys.run(run_id)  # type: ignore[attr-defined]
