@@ -21,10 +21,11 @@ from agentraft_ray.actors.control import Controlled, Figures
 from agentraft_ray.actors.desk import Desk
 from agentraft_ray.actors.intake import ATTACHED, Intake
 from agentraft_ray.actors.live import LiveRun, Program
+from agentraft_ray.actors.loading import load_at_workers
 from agentraft_ray.actors.messages import Judge, Loaded, Reply, Work, decode, encode
 from agentraft_ray.actors.outcomes import outcome_of
 from agentraft_ray.actors.pace import ShardPace
-from agentraft_ray.actors.peers import Peer, PeerLost
+from agentraft_ray.actors.peers import Peer
 from agentraft_ray.actors.pools import Pool
 from agentraft_ray.actors.programs import Programs
 from agentraft_ray.actors.remote_store import ClusterStore
@@ -126,7 +127,7 @@ class CoordinatorActor(Controlled):
         await self._ready()
         try:
             program = await self.programs.load(definition)
-            loaded = await self._load_at_workers(program)
+            loaded = await load_at_workers(program, lambda group: self._pool_of(group).peers, self._make_peer, self.pace)
             if not loaded.error:  # else nobody gets to know it, and nothing was written
                 await self.programs.keep(program)
             return encode(loaded)
@@ -268,34 +269,6 @@ class CoordinatorActor(Controlled):
             breakers = self._breakers[policy] = ClusterBreakers(peer, policy, self.owner.id, self.shard.permitted, pace=self.pace.breakers)
             breakers.start()
         program.breakers = breakers
-
-    async def _load_at_workers(self, program: Program) -> Loaded:
-        for group in sorted(set(program.groups)):
-            loaded = await self._load_at_one(group, program)
-            if loaded.error or loaded.fingerprint != program.fingerprint:
-                return loaded
-        return Loaded(program.fingerprint)
-
-    async def _load_at_one(self, group: str, program: Program) -> Loaded:
-        """What the first worker of a group that answers makes of a definition; one that is being restarted is waited for."""
-        deadline = time.monotonic() + self.pace.load_wait_s
-        while True:
-            workers = self._pool_of(group).peers
-            if not workers:  # its steps wait until there are some
-                return Loaded(program.fingerprint)
-            for name in workers:
-                try:
-                    loaded: Loaded = decode(await self._make_peer(name).call("load", program.definition), Loaded)
-                except PeerLost as error:
-                    lost = error
-                    continue
-                if not loaded.error and loaded.fingerprint != program.fingerprint:
-                    why = f"worker {name} imports another pipeline under that name than this program has; its files differ"
-                    return Loaded(loaded.fingerprint, "FingerprintMismatch", why)
-                return loaded
-            if time.monotonic() >= deadline:
-                raise StoreUnavailable(f"no worker of group {group!r} answers, so nobody knows whether it can load the pipeline: {lost}")
-            await asyncio.sleep(self.pace.tick_s)
 
     # --- what goes out ---------------------------------------------------------------------------------------------------------
 
