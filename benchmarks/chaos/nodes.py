@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -20,6 +20,7 @@ import ray
 from ray._private import ray_constants
 from ray.cluster_utils import Cluster as RayCluster
 
+from agentraft_ray import RunResult
 from agentraft_ray.actors import names
 from agentraft_ray.actors.gateway import RayPeer
 from agentraft_ray.actors.messages import Pong, decode
@@ -51,17 +52,21 @@ def remove_nodes(directory: Path, *, count: int, tell: Callable[[str], None]) ->
         address=nodes.address, name=_NAME, shards=1, workers=1, worker_cpus=0.1, verifiers=1, group_workers=2,
         directory=server.directory, lease_ttl_s=LEASE_TTL_S, restarts_max=1_000_000,
     ) as cluster:  # fmt: skip
-        removals = _Removals(nodes, server, runs, count, tell)
-        thread = threading.Thread(target=removals.run, name="removals", daemon=True)
-        thread.start()
         results = cluster.map(
             "benchmarks.chaos.work:NODE_PIPELINE", runs.tasks(), at_a_time=_AT_A_TIME, verifier="benchmarks.chaos.work:JUDGE",
             max_retries=MAX_RETRIES, failure_threshold=FAILURE_THRESHOLD,
         )  # fmt: skip
-        for result in results:
-            runs.take(result)
-        thread.join()
+        driving = threading.Thread(target=_drive, args=(results, runs), name="runs", daemon=True)
+        driving.start()
+        removals = _Removals(nodes, server, runs, count, tell)
+        removals.run()  # here, because Ray starts nodes in the main thread only
+        driving.join(_WAIT_S)
     return server, runs, removals.strikes, removals.stuck
+
+
+def _drive(results: Iterable[RunResult], runs: Runs) -> None:
+    for result in results:
+        runs.take(result)
 
 
 @contextlib.contextmanager
@@ -82,7 +87,7 @@ def _node() -> dict[str, Any]:
 
 
 class _Removals:
-    """Removes the second node again and again, in a thread of its own."""
+    """Removes the second node again and again."""
 
     def __init__(self, nodes: Any, server: EmbeddedServer, runs: Runs, count: int, tell: Callable[[str], None]) -> None:
         self._nodes = nodes
@@ -101,7 +106,7 @@ class _Removals:
                 asyncio.run(self._await_workers())
                 self._remove()
                 self._nodes.add_node(num_cpus=1, **_node())
-        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to; the report says it
+        except Exception as error:  # noqa: BLE001 - the runs must still end and be judged; the report says it
             self.stuck.append(f"the removals of nodes ended early: {type(error).__name__}: {error}")
         finally:
             self._watch.close()
