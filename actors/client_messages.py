@@ -8,7 +8,25 @@ from agentraft_ray.protocol.messages import Announce
 from agentraft_ray.protocol.records import TaskRecord
 from agentraft_ray.taxonomy import FREE, Cost
 
-__all__ = ["Accepted", "Attached", "Collected", "Failed", "Notice", "Outcome", "Submission", "Told"]
+__all__ = [
+    "SHARD_FULL",
+    "UNKNOWN_DEFINITION",
+    "Accepted",
+    "Attached",
+    "Collected",
+    "Failed",
+    "Notice",
+    "Outcome",
+    "Submission",
+    "Submitted",
+    "Told",
+]
+
+UNKNOWN_DEFINITION = "UnknownDefinition"
+"""In `Accepted.error`: register the definition, then submit again."""
+
+SHARD_FULL = "ShardFull"
+"""In `Accepted.error`: nothing was done, submit again; other runs must end first."""
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -76,8 +94,19 @@ class Failed(_Message, frozen=True, tag=4):
 Notice = Outcome | Told | Attached | Failed
 
 
-class Collected(_Message, frozen=True):
-    """What a client was told in one go. Another `incarnation` than last time: the shard knows nothing of what came before."""
+class Submitted(_Message, frozen=True):
+    """The answers to a batch of submissions, in its order. `session` as in `Collected`: it will tell of these runs."""
 
-    incarnation: str
+    session: str
+    answers: list[Accepted]
+
+
+class Collected(_Message, frozen=True):
+    """What a client has not confirmed yet: notices of its `session`, the first of which has the number `start`.
+
+    In another session than that of a submission, nothing will be told of its run: it is to be made again.
+    """
+
+    session: str
+    start: int
     notices: list[Notice]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -15,13 +16,14 @@ import msgspec
 
 from agentraft_ray.actors import names
 from agentraft_ray.actors.breaker_client import ClusterBreakers
-from agentraft_ray.actors.client_messages import Collected, Failed, Submission, Told
+from agentraft_ray.actors.client_messages import Submission, Told
 from agentraft_ray.actors.control import Controlled, Figures
 from agentraft_ray.actors.desk import Desk
-from agentraft_ray.actors.intake import Intake
+from agentraft_ray.actors.intake import ATTACHED, Intake
 from agentraft_ray.actors.live import LiveRun, Program
 from agentraft_ray.actors.messages import Judge, Loaded, Reply, Work, decode, encode
 from agentraft_ray.actors.outcomes import outcome_of
+from agentraft_ray.actors.pace import ShardPace
 from agentraft_ray.actors.peers import Peer, PeerLost
 from agentraft_ray.actors.pools import Pool
 from agentraft_ray.actors.programs import Programs
@@ -30,9 +32,10 @@ from agentraft_ray.actors.shard import Shard
 from agentraft_ray.actors.store_spec import StoreSpec
 from agentraft_ray.actors.succession import Succession
 from agentraft_ray.breaker import BreakerPolicy
+from agentraft_ray.checkpoint.base import Answer, AppendEntry
 from agentraft_ray.checkpoint.seal import EncryptingSeal, PlainSeal
 from agentraft_ray.config import Limits
-from agentraft_ray.errors import AgentRaftError, StoreError
+from agentraft_ray.errors import AgentRaftError, StoreError, StoreUnavailable
 from agentraft_ray.protocol.messages import Announce
 from agentraft_ray.runtime.logs import RunLogs
 from agentraft_ray.runtime.owner import Owner
@@ -42,9 +45,7 @@ __all__ = ["CoordinatorActor", "ShardSettings"]
 _log = logging.getLogger("agentraft_ray")
 
 _APPENDS_IN_FLIGHT_MAX = 2
-_TICK_S = 0.05
 _INBOXES_PER_LOOK = 50
-_WORKERS_BACK_S = 30.0  # a pipeline is registered as soon as one worker of each of its groups is back
 _GC_THRESHOLD = 50_000  # a shard holds a great many live objects, which the collector would visit over and over
 
 
@@ -69,8 +70,16 @@ class CoordinatorActor(Controlled):
     `peer` makes a way to call an actor by its name; `leave` ends the process.
     """
 
-    def __init__(self, settings: bytes, *, peer: Callable[[str], Peer] | None = None, leave: Callable[[int], Any] = os._exit) -> None:
+    def __init__(
+        self,
+        settings: bytes,
+        *,
+        peer: Callable[[str], Peer] | None = None,
+        leave: Callable[[int], Any] = os._exit,
+        pace: ShardPace | None = None,
+    ) -> None:
         super().__init__()
+        self.pace = pace or ShardPace()
         spec: ShardSettings = decode(settings, ShardSettings)
         self.settings = spec
         self._make_peer = peer or _ray_peer
@@ -82,7 +91,7 @@ class CoordinatorActor(Controlled):
         self._append_messages = 0
         self._appends_wanted = False
         self._lapses_seen = 0
-        self.desk = Desk()
+        self.desk = Desk(self.incarnation, hold_s=self.pace.collect_hold_s, silent_s_max=self.pace.silent_s_max, clock=self.pace.clock)
         seal = EncryptingSeal(spec.encryption_key) if spec.encryption_key else PlainSeal()
         self.store = ClusterStore(spec.store, self._make_peer(names.store(spec.deployment)))
         self.owner = Owner(self.store, spec.limits.lease_ttl_s, f"{spec.cluster}.{spec.index}.")
@@ -90,8 +99,11 @@ class CoordinatorActor(Controlled):
         self.judges = self._pool(spec.verifiers)
         self.pools = {group: self._pool(workers) for group, workers in spec.groups.items()}
         self.shard = Shard(time.time, seal, self._pool_of, self.judges)
-        self.intake = Intake(self.shard, self.programs, RunLogs(self.store, seal), self.desk, self.owner.id, spec.runs_max)
-        self.succession = Succession(self.store, self.intake, spec.deployment, spec.cluster, spec.index, spec.shards)
+        logs = RunLogs(self.store, seal)
+        self.intake = Intake(self.shard, self.programs, logs, self.desk, self.owner.id, spec.runs_max, self.pace)
+        self.succession = Succession(
+            self.store, self.intake, spec.deployment, spec.cluster, spec.index, spec.shards, self.pace.others_poll_s
+        )
         self._breakers: dict[BreakerPolicy, ClusterBreakers] = {}
         self._connect_shard()
         if self._work_loop is not None:  # a restarted actor goes on with its runs before anybody calls it
@@ -112,23 +124,25 @@ class CoordinatorActor(Controlled):
         """Load a definition here and at one worker of each of its groups; `Loaded` with its fingerprint, or what is wrong."""
         await self._ready()
         try:
-            program = await self.programs.register(definition)
-            return encode(await self._load_at_workers(program))
+            program = await self.programs.load(definition)
+            loaded = await self._load_at_workers(program)
+            if not loaded.error:  # else nobody gets to know it, and nothing was written
+                await self.programs.keep(program)
+            return encode(loaded)
         except AgentRaftError as error:
             return encode(Loaded(b"", type(error).__name__, str(error)))
         except Exception as error:  # noqa: BLE001 - the boundary to the user's modules
             return encode(Loaded(b"", "InvalidConfig", f"{type(error).__name__}: {error}"))
 
     async def submit(self, client: str, batch: bytes) -> bytes:
-        """Admit tasks; list[Submission] -> list[Accepted]. What is accepted stands in the store."""
+        """Admit tasks; list[Submission] -> `Submitted`. What is accepted stands in the store."""
         await self._ready()
         return encode(await self.intake.submit(client, decode(batch, list[Submission])))
 
-    async def collect(self, client: str) -> bytes:
-        """The notices for a client, waiting for some; `Collected`."""
+    async def collect(self, client: str, session: str, seen: int, waits: bool = True) -> bytes:
+        """The notices for a client, waiting for some; `Collected`. It has `seen` notices of `session`, which are forgotten here."""
         await self._ready()
-        notices = await self.desk.collect(client)
-        return encode(Collected(self.incarnation, notices))
+        return encode(await self.desk.collect(client, session, seen, waits=waits))
 
     async def describe(self) -> bytes:
         """The settings of this shard: all that a program must know to use the cluster."""
@@ -152,9 +166,10 @@ class CoordinatorActor(Controlled):
     async def look(self, run_ids: list[str]) -> None:
         """Commands may wait in the inboxes of these runs."""
         await self._ready()
-        for run_id in run_ids:
-            if run_id in self.shard.runs:
-                self.shard.take(run_id, await self.store.inbox(run_id))
+        with contextlib.suppress(StoreError):  # they are found when the store is back
+            for run_id in run_ids:
+                if run_id in self.shard.runs:
+                    self.shard.take(run_id, await self.store.inbox(run_id))
 
     async def configure(self, groups: dict[str, list[str]], verifiers: list[str]) -> None:
         """Workers and verifiers have been added."""
@@ -169,8 +184,9 @@ class CoordinatorActor(Controlled):
         if self._is_open:
             self.shard.drain()
             deadline = time.monotonic() + 2 * self.settings.limits.drain_s
-            while self.shard.runs and time.monotonic() < deadline:
-                await asyncio.sleep(_TICK_S / 5)
+            while self.intake.held > len(self.intake.foreign) and time.monotonic() < deadline:  # noqa: ASYNC110 - many ways to leave
+                await asyncio.sleep(self.pace.tick_s / 5)
+            self.intake.close()
             self.desk.release()
             for breakers in self._breakers.values():
                 await breakers.close()
@@ -178,6 +194,8 @@ class CoordinatorActor(Controlled):
             for task in list(self._tasks):
                 if task is not asyncio.current_task():
                     task.cancel()
+            for pool in (self.judges, *self.pools.values()):
+                pool.close()
         return len(self.shard.runs)
 
     # --- start -----------------------------------------------------------------------------------------------------------------
@@ -190,14 +208,25 @@ class CoordinatorActor(Controlled):
             if self._is_open:
                 return
             gc.set_threshold(_GC_THRESHOLD)
-            await self.store.open()
-            is_restart = await self.succession.begin(self.owner.id)
-            await self.owner.__aenter__()
+            is_restart = await self._open()
             self._is_open = True
             for work in (self._tick(), self._look_around(), self.intake.watch_foreign(), self.succession.watch_others()):
                 self._spawn(work)
             if is_restart:
                 self._spawn(self._take_up())
+
+    async def _open(self) -> bool:
+        """Whether a predecessor of this shard was found. A store that is away is waited for: whoever calls waits as well."""
+        while True:
+            try:
+                await self.store.open()
+                is_restart = await self.succession.begin(self.owner.id)
+                await self.owner.__aenter__()
+            except StoreUnavailable as error:
+                _log.warning("coordinator %d cannot begin yet: %s", self.settings.index, error)
+                await asyncio.sleep(self.pace.others_poll_s)
+            else:
+                return is_restart
 
     async def _take_up(self) -> None:
         """Go on with what this shard's last life left."""
@@ -208,11 +237,11 @@ class CoordinatorActor(Controlled):
                 return
             except StoreError as error:
                 _log.warning("coordinator %d cannot look for its runs yet: %s", self.settings.index, error)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(self.pace.others_poll_s)
 
     def _pool(self, workers: list[str]) -> Pool:
         peers = [self._make_peer(name) for name in workers]
-        return Pool(self.incarnation, peers, self._definition, self._replied, self._lost, is_late=self._is_late)
+        return Pool(self.incarnation, peers, self._definition, self._replied, self._lost, pace=self.pace, is_late=self._is_late)
 
     def _pool_of(self, group: str) -> Pool:
         pool = self.pools.get(group)
@@ -235,33 +264,37 @@ class CoordinatorActor(Controlled):
         breakers = self._breakers.get(policy)
         if breakers is None:
             peer = self._make_peer(names.breaker(self.settings.deployment))
-            breakers = self._breakers[policy] = ClusterBreakers(peer, policy, self.owner.id, self.shard.permitted)
+            breakers = self._breakers[policy] = ClusterBreakers(peer, policy, self.owner.id, self.shard.permitted, pace=self.pace.breakers)
             breakers.start()
         program.breakers = breakers
 
     async def _load_at_workers(self, program: Program) -> Loaded:
         for group in sorted(set(program.groups)):
-            name, loaded = await self._load_at_one_of(self._pool_of(group).peers, program)
-            if loaded.error:
+            loaded = await self._load_at_one(group, program)
+            if loaded.error or loaded.fingerprint != program.fingerprint:
                 return loaded
-            if loaded.fingerprint != program.fingerprint:
-                why = f"worker {name} imports another pipeline under that name than this program has; its files differ"
-                return Loaded(loaded.fingerprint, "FingerprintMismatch", why)
         return Loaded(program.fingerprint)
 
-    async def _load_at_one_of(self, workers: Sequence[str], program: Program) -> tuple[str, Loaded]:
-        """What the first worker that can be reached says. One that is lost says nothing about the pipeline: others are asked, and
-        all of them again for as long as a restart may take. Raises PeerLost."""
-        deadline = time.monotonic() + _WORKERS_BACK_S
-        while workers:
+    async def _load_at_one(self, group: str, program: Program) -> Loaded:
+        """What the first worker of a group that answers makes of a definition; one that is being restarted is waited for."""
+        deadline = time.monotonic() + self.pace.load_wait_s
+        while True:
+            workers = self._pool_of(group).peers
+            if not workers:  # its steps wait until there are some
+                return Loaded(program.fingerprint)
             for name in workers:
                 try:
-                    return name, decode(await self._make_peer(name).call("load", program.definition), Loaded)
-                except PeerLost:
-                    if time.monotonic() > deadline:
-                        raise
-            await asyncio.sleep(_TICK_S)
-        return "", Loaded(program.fingerprint)
+                    loaded: Loaded = decode(await self._make_peer(name).call("load", program.definition), Loaded)
+                except PeerLost as error:
+                    lost = error
+                    continue
+                if not loaded.error and loaded.fingerprint != program.fingerprint:
+                    why = f"worker {name} imports another pipeline under that name than this program has; its files differ"
+                    return Loaded(loaded.fingerprint, "FingerprintMismatch", why)
+                return loaded
+            if time.monotonic() >= deadline:
+                raise StoreUnavailable(f"no worker of group {group!r} answers, so nobody knows whether it can load the pipeline: {lost}")
+            await asyncio.sleep(self.pace.tick_s)
 
     # --- what goes out ---------------------------------------------------------------------------------------------------------
 
@@ -281,35 +314,48 @@ class CoordinatorActor(Controlled):
         taken = self.shard.take_appends(self.settings.limits.batch_runs_max)
         self._append_messages += 1
         try:
-            answers = await self.store.append_many([entry for _, entry in taken])
+            answers = await self._answers([entry for _, entry in taken])
             self.shard.appended(taken, answers)
         finally:
             self._appends_in_flight -= 1
             if self.shard.appends:
                 self._want_append()
 
+    async def _answers(self, entries: list[AppendEntry]) -> list[Answer | StoreError]:
+        try:
+            return await self.store.append_many(entries)
+        except StoreError:
+            raise
+        except AgentRaftError as error:  # a fault of the store actor's own: whether anything was written, the logs will tell
+            return [StoreError(str(error)) for _ in entries]
+
     def _told(self, live: LiveRun, announce: Announce) -> None:
-        self.desk.put(live.client, Told(live.run_id, announce))
+        if announce.type == ATTACHED:
+            self.intake.attached(live, announce.detail)
+            return
+        told = Told(live.run_id, announce)
+        for client in live.listeners:
+            self.desk.put(client, told)
 
     def _finished(self, live: LiveRun) -> None:
         self.intake.left(live)
-        if not live.client:
+        if not live.clients:
             return
         last = live.state.plan.size - 1
         near = live.outputs.at_hand((last,)) if live.state.committed == live.state.plan.size else {}
         if near or live.state.finished is None or live.state.finished.outcome != "succeeded":
-            self.desk.put(live.client, outcome_of(live.state, near.get(last)))
-        else:
-            self._spawn(self._tell_finished(live, last))
+            self._tell(live, near.get(last))
+        else:  # the output has left memory: it is read like that of any run that has finished
+            self.intake.pick_up([live.run_id], dict.fromkeys(live.clients, False))
 
-    async def _tell_finished(self, live: LiveRun, last: int) -> None:
-        try:
-            self.desk.put(live.client, outcome_of(live.state, (await live.outputs.fetch((last,)))[last]))
-        except StoreError as error:
-            self.desk.put(live.client, Failed(live.run_id, type(error).__name__, str(error)))
+    def _tell(self, live: LiveRun, output: bytes | None) -> None:
+        if live.clients:
+            outcome = outcome_of(live.state, output)
+            for client in live.clients:
+                self.desk.put(client, outcome)
 
     def _waiting(self, live: LiveRun) -> None:
-        self.desk.put(live.client, outcome_of(live.state, None))
+        self._tell(live, None)
         if live.is_gone:
             self.intake.left(live)
         elif any(reason.startswith("verifier:") for reason in live.state.parked or ()):
@@ -325,7 +371,7 @@ class CoordinatorActor(Controlled):
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(self.pace.tick_s)
             if self.owner.is_revoked:
                 _log.error("coordinator %d was replaced while it did not answer; it ends", self.settings.index)
                 self._leave(1)
@@ -337,6 +383,7 @@ class CoordinatorActor(Controlled):
                 if pool.is_held != is_late:
                     pool.hold(is_late)
             self.shard.tick()
+            self.desk.forget_silent()
 
     def _is_late(self) -> bool:
         """Whether others may own our runs by now: then nothing of them may be started."""
@@ -379,6 +426,7 @@ class CoordinatorActor(Controlled):
         pools = [self.judges, *self.pools.values()]
         return {
             "runs": len(self.shard.runs),
+            "waiting": sum(live.state.parked is not None for live in list(self.shard.runs.values())),
             "arriving": len(self.intake.arriving),
             "stuck": len(self.intake.stuck),
             "commits": sum(program.committed for program in self.programs.all()),

@@ -24,10 +24,11 @@ R = TypeVar("R")  # what the host keeps of a request
 class Outbox(Generic[R]):
     """What is here for one client: `open` = its requests without a reply, by ticket, and the replies that it has not fetched."""
 
-    __slots__ = ("_early", "_replies", "_waiting", "client", "open", "polled_at")
+    __slots__ = ("_early", "_replies", "_waiting", "client", "is_new", "open", "polled_at")
 
     def __init__(self, client: str) -> None:
         self.client = client
+        self.is_new = True  # until the client was told so
         self.open: dict[int, R] = {}
         self.polled_at = 0.0
         self._replies: list[Reply] = []

@@ -9,7 +9,7 @@ from typing import Any
 from agentraft_ray.actors.control import Controlled, Figures
 from agentraft_ray.actors.exchange import Exchange, Outbox
 from agentraft_ray.actors.lanes import Lanes, Request
-from agentraft_ray.actors.messages import Loaded, Reply, Returning, Unloaded, decode, encode
+from agentraft_ray.actors.messages import Loaded, Reply, Returning, Unloaded, Welcome, decode, encode
 from agentraft_ray.actors.store_spec import StoreSpec, open_store
 from agentraft_ray.checkpoint.base import RunStore
 from agentraft_ray.checkpoint.memory import InMemoryCheckpointStore
@@ -87,7 +87,11 @@ class ExchangeHost(Controlled):
         for ask in asks:
             self._admit(outbox, ask)
         self._lanes.go()
-        return encode(await self._exchange.take(outbox))
+        replies = await self._exchange.take(outbox)
+        if outbox.is_new:
+            outbox.is_new = False
+            return encode([Welcome(), *replies])
+        return encode(replies)
 
     def _admit(self, outbox: Outbox[Request], ask: Any) -> None:
         ticket = ask.ticket

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
-from agentraft_ray.actors.client_messages import Accepted, Attached, Submission
+from agentraft_ray.actors.client_messages import SHARD_FULL, UNKNOWN_DEFINITION, Accepted, Attached, Submission, Submitted
 from agentraft_ray.actors.desk import Desk
 from agentraft_ray.actors.live import LiveRun, Program
 from agentraft_ray.actors.outcomes import failure_of, outcome_of
+from agentraft_ray.actors.pace import ShardPace
 from agentraft_ray.actors.programs import Programs
 from agentraft_ray.actors.shard import Shard
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, NewRun, RunMeta, RunStore
@@ -27,29 +29,33 @@ __all__ = ["Arrival", "Intake"]
 _log = logging.getLogger("agentraft_ray")
 
 _PICKUPS_MAX = 64  # runs whose logs are read at a time
-_FOREIGN_POLL_S = 0.5  # how often runs that somebody else works on are looked at
 _PAUSE_S = 0.05
 _REWOUND = "rewound:"
 _REASON_CHARS_MAX = 500
 
+ATTACHED = "attached"
+"""The type of an announcement that is none: from here on a client (its `detail`) hears the events of a run."""
+
+Claim = tuple["Arrival", Program, RunState, RunMeta]
+
 
 class Arrival:
-    """A run on its way to this shard, and who wants to hear of it ("" = nobody). `wanted` = the admission that the client meant."""
+    """A run on its way to this shard, and who wants to hear of it (True: of its events too)."""
 
-    __slots__ = ("client", "listening", "rewound", "run_id", "wanted")
+    __slots__ = ("clients", "rewound", "run_id")
 
-    def __init__(self, run_id: str, client: str = "", listening: bool = False, rewound: str = "", wanted: bytes = b"") -> None:
+    def __init__(self, run_id: str, clients: dict[str, bool], rewound: str = "") -> None:
         self.run_id = run_id
-        self.client = client
-        self.listening = listening
+        self.clients = clients
         self.rewound = rewound
-        self.wanted = wanted
 
 
 class Intake:
     """Admits, claims and restores runs for a shard. `owner` is the shard's id for this life; `runs_max` bounds what it holds."""
 
-    def __init__(self, shard: Shard, programs: Programs, logs: RunLogs, desk: Desk, owner: str, runs_max: int) -> None:
+    def __init__(
+        self, shard: Shard, programs: Programs, logs: RunLogs, desk: Desk, owner: str, runs_max: int, pace: ShardPace | None = None
+    ) -> None:
         self.shard = shard
         self.programs = programs
         self.logs = logs
@@ -57,10 +63,12 @@ class Intake:
         self.desk = desk
         self.owner = owner
         self.runs_max = runs_max
+        self.pace = pace or ShardPace()
         self.arriving: dict[str, Arrival] = {}
         self.stuck: dict[str, str] = {}  # runs whose pipeline is not known here -> why
-        self._known = AcknowledgedLogs(runs_max)
-        self._foreign: dict[str, Arrival] = {}  # runs that a living owner works on
+        self.known = AcknowledgedLogs(runs_max)
+        self.foreign: dict[str, Arrival] = {}  # runs that a living owner works on
+        self._admitting = 0
         self._room = asyncio.Semaphore(_PICKUPS_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_left = asyncio.Event()
@@ -68,56 +76,90 @@ class Intake:
     @property
     def held(self) -> int:
         """Runs that are here or on their way."""
-        return len(self.shard.runs) + len(self.arriving)
+        return len(self.shard.runs) + len(self.arriving) + self._admitting
 
     # --- new runs ------------------------------------------------------------------------------------------------------------
 
-    async def submit(self, client: str, submissions: Sequence[Submission]) -> list[Accepted]:
-        """Take in tasks; returns when each of them stands in the store, or cannot. Waits while the shard is full."""
-        self.desk.welcome(client)
-        while self.held >= self.runs_max:
-            self._has_left.clear()
-            await self._has_left.wait()
-        accepted: dict[str, Accepted] = {}
-        new: list[tuple[Submission, Program, bytes, RunState]] = []
-        batch: list[NewRun] = []
-        for one in submissions:
+    async def submit(self, client: str, submissions: Sequence[Submission]) -> Submitted:
+        """Take in tasks; returns when each of them stands in the store, cannot, or finds the shard full for a while."""
+        session = self.desk.welcome(client)
+        answers: dict[int, Accepted] = {}
+        tasks: list[tuple[int, Submission, Program]] = []
+        for at, one in enumerate(submissions):
             program = self.programs.get(one.definition)
-            if one.task is not None and program is None:
-                accepted[one.run_id] = Accepted(one.run_id, False, "UnknownDefinition", "register the definition first")
-            elif one.task is None or program is None or one.run_id in self.shard.runs or one.run_id in self.arriving:
-                wanted = admission_digest(one.task, program.plan) if one.task is not None and program is not None else b""
-                accepted[one.run_id] = self.attach(one.run_id, client, one.listening, wanted)
+            if self.shard.is_draining:
+                answers[at] = _refused(one.run_id, StoreUnavailable("this cluster is being shut down; submit the run to another one"))
+            elif one.task is None:
+                answers[at] = self.attach(one.run_id, client, one.listening)
+            elif program is None:
+                answers[at] = Accepted(one.run_id, False, UNKNOWN_DEFINITION, "register the definition first")
+            elif one.run_id in self.shard.runs:
+                answers[at] = self._attach_task(one, program, client)
             else:
-                wanted, stored, state = self.logs.admission(one.run_id, one.task, program.plan)
-                self.arriving[one.run_id] = Arrival(one.run_id, client, one.listening, wanted=wanted)
-                new.append((one, program, wanted, state))
-                batch.append(NewRun(one.run_id, wanted, stored, state.head))
-        claims: list[tuple[Arrival, Program, RunState, RunMeta]] = []
-        for (one, program, wanted, state), admission in zip(new, await self.store.admit_many(batch) if batch else (), strict=True):
-            arrival = self.arriving[one.run_id]
+                tasks.append((at, one, program))
+        with_room = await self._with_room(tasks, is_patient=not answers)
+        answers |= {at: Accepted(one.run_id, False, SHARD_FULL) for at, one, _ in tasks[len(with_room) :]}
+        if with_room:
+            answers |= await self._admit(client, with_room)
+        return Submitted(session, [answers[at] for at in range(len(submissions))])
+
+    async def _with_room(self, tasks: list[tuple[int, Submission, Program]], is_patient: bool) -> list[tuple[int, Submission, Program]]:
+        """The first of these tasks, as many as may come in; waits a while for room for one of them."""
+        deadline = asyncio.get_running_loop().time() + self.pace.room_wait_s
+        while True:
+            room, count = self.runs_max - self.held, 0
+            for _, one, _ in tasks:
+                room -= one.run_id not in self.arriving
+                if room < 0:
+                    break
+                count += 1
+            left_s = deadline - asyncio.get_running_loop().time()
+            if count or not tasks or not is_patient or left_s <= 0:
+                return tasks[:count]
+            self._has_left.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._has_left.wait()
+
+    async def _admit(self, client: str, tasks: Sequence[tuple[int, Submission, Program]]) -> dict[int, Accepted]:
+        """Have the store decide about every task: it is new, it is the one that has the id already, or another one has it."""
+        made = [self.logs.admission(one.run_id, one.task, program.plan) for _, one, program in tasks]  # type: ignore[arg-type]
+        new = [NewRun(state.run_id, wanted, stored, state.head) for wanted, stored, state in made]
+        self._admitting += len(new)
+        try:
+            admissions = await self.store.admit_many(new)
+        finally:
+            self._admitting -= len(new)
+        answers: dict[int, Accepted] = {}
+        claims: list[Claim] = []
+        for (at, one, program), (wanted, _, state), admission in zip(tasks, made, admissions, strict=True):
             try:
                 if isinstance(admission, StoreError):
                     raise admission
                 self.logs.check_admitted(one.run_id, wanted, admission.meta)
             except AgentRaftError as error:
-                del self.arriving[one.run_id]
-                failure = failure_of(one.run_id, error)
-                accepted[one.run_id] = Accepted(one.run_id, False, failure.error, failure.message, failure.fields)
+                answers[at] = _refused(one.run_id, error)
                 continue
-            accepted[one.run_id] = Accepted(one.run_id, admission.created)
-            if admission.created:
+            answers[at] = Accepted(one.run_id, admission.created)
+            is_here = one.run_id in self.shard.runs or one.run_id in self.arriving
+            if admission.created and not is_here:
+                arrival = self.arriving[one.run_id] = Arrival(one.run_id, {client: one.listening})
                 claims.append((arrival, program, state, admission.meta))
             else:
-                self._spawn(self._pick_up(arrival))
+                self.attach(one.run_id, client, one.listening)
         if claims:
             self._spawn(self._claim(claims))
-        return [accepted[one.run_id] for one in submissions]
+        return answers
 
-    async def _claim(self, claims: Sequence[tuple[Arrival, Program, RunState, RunMeta]]) -> None:
+    async def _claim(self, claims: Sequence[Claim]) -> None:
         """Claim runs that were admitted just now; their logs need not be read."""
         made = [self.logs.claim_entry(arrival.run_id, self.owner, meta, 0) for arrival, _, _, meta in claims]
-        answers = await self.store.append_many([entry for entry, _ in made])
+        answers: Sequence[object]
+        try:
+            answers = await self.store.append_many([entry for entry, _ in made])
+        except AgentRaftError as error:
+            _log.warning("%d new runs could not be claimed, their logs are read: %s", len(claims), error)
+            answers = [error] * len(claims)
         for (arrival, program, state, _), (entry, record), answer in zip(claims, made, answers, strict=True):
             if isinstance(answer, Answer) and answer.kind is AnswerKind.APPENDED:
                 state.apply(record, entry.records[0])
@@ -127,38 +169,52 @@ class Intake:
 
     # --- runs that exist -----------------------------------------------------------------------------------------------------
 
-    def attach(self, run_id: str, client: str, listening: bool = False, wanted: bytes = b"") -> Accepted:
-        """Tell `client` from now on how a run goes on; the run is picked up if it is not here. `wanted` = what it must have been
-        admitted as, if that matters."""
+    def _attach_task(self, one: Submission, program: Program, client: str) -> Accepted:
+        state = self.shard.runs[one.run_id].state
+        assert one.task is not None
+        if admission_digest(one.task, program.plan) != admission_digest(state.task, state.plan):
+            return _refused(one.run_id, _conflict(one.run_id))
+        return self.attach(one.run_id, client, one.listening)
+
+    def attach(self, run_id: str, client: str, listening: bool = False) -> Accepted:
+        """Tell `client` from now on how a run goes on; the run is picked up if it is not here."""
         live = self.shard.runs.get(run_id)
-        arrival = self.arriving.get(run_id)
-        present = admission_digest(live.state.task, live.state.plan) if live is not None else arrival.wanted if arrival is not None else b""
-        if wanted and present and wanted != present:
-            error = _conflict(run_id)
-            return Accepted(run_id, False, type(error).__name__, str(error), {"run_id": run_id})
         if live is not None:
             self._attach_live(live, client, listening)
-        elif arrival is not None:
-            arrival.client, arrival.listening, arrival.wanted = client, listening or arrival.listening, wanted or arrival.wanted
         else:
-            self.arriving[run_id] = arrival = Arrival(run_id, client, listening, wanted=wanted)
-            self._spawn(self._pick_up(arrival))
+            self.pick_up([run_id], {client: listening})
         return Accepted(run_id)
 
     def _attach_live(self, live: LiveRun, client: str, listening: bool) -> None:
-        live.client = client
+        live.clients[client] = listening or live.clients.get(client, False)
+        told_waiting = live.told_waiting
         if listening:
-            live.listening = live.machine.listening = True
-            self.desk.put(client, Attached(live.run_id, live.acknowledged.index))
-        if live.told_waiting is not None:
+            # What was decided before somebody listened was not announced, and may not stand in the log yet. So the client is attached
+            # by a command that is carried out when it does: then the log tells all that is before, and the machine all that follows.
+            live.machine.listening = True
+            live.machine.announce(ATTACHED, -1, 0, client)
+            self.shard.take(live.run_id, ())
+        if told_waiting is not None and live.ready is None and not live.is_gone:
             self.desk.put(client, outcome_of(live.state, None))
+        else:
+            live.told_waiting = None  # if it still waits when the append under way stands, everybody is told
 
-    def pick_up(self, run_ids: Iterable[str], client: str = "", listening: bool = False, rewound: str = "") -> int:
+    def attached(self, live: LiveRun, client: str) -> None:
+        """The events of a run are told to `client` from here on; what is before stands in the log."""
+        if client not in live.listeners:
+            live.listeners.append(client)
+        self.desk.put(client, Attached(live.run_id, live.acknowledged.index))
+
+    def pick_up(self, run_ids: Iterable[str], clients: dict[str, bool] | None = None, rewound: str = "") -> int:
         """Go on with runs where their logs end, as soon as nobody else does; how many of them were not here yet."""
         count = 0
         for run_id in run_ids:
-            if run_id not in self.shard.runs and run_id not in self.arriving:
-                arrival = self.arriving[run_id] = Arrival(run_id, client, listening, rewound)
+            arrival = self.arriving.get(run_id)
+            if arrival is not None:
+                for client, listens in (clients or {}).items():
+                    arrival.clients[client] = listens or arrival.clients.get(client, False)
+            elif run_id not in self.shard.runs:
+                arrival = self.arriving[run_id] = Arrival(run_id, dict(clients or {}), rewound)
                 self._spawn(self._pick_up(arrival))
                 count += 1
         return count
@@ -169,7 +225,7 @@ class Intake:
         if live is not None:
             self.shard.drop(live)
             self._remember(live)
-            self.pick_up([run_id], live.client, live.listening)
+            self.pick_up([run_id], live.clients)
 
     def refused(self, live: LiveRun, answer: Answer | StoreError) -> None:
         """The store did not take an append of this run: another owner has it, or the store was away. See what becomes of it."""
@@ -178,9 +234,8 @@ class Intake:
             lost_records = answer.kind in {AnswerKind.MOVED, AnswerKind.MISSING} or answer.token.epoch < live.machine.token.epoch
             rewound = f"the store answered {answer.kind.value} to record {live.acknowledged.index}" if lost_records else ""
             _log.info("run %s: the store answered %s; looking at it again", live.run_id, answer.kind.value)
-        if rewound:
-            self._remember(live)
-        self.pick_up([live.run_id], live.client, live.listening, rewound)
+        self._remember(live)  # a store that was away may come back with less than it had acknowledged
+        self.pick_up([live.run_id], live.clients, rewound)
 
     async def let_go(self) -> int:
         """Drop the runs that have another owner by now, and follow them from afar; how many. Raises StoreError."""
@@ -190,13 +245,13 @@ class Intake:
                 raise meta
             if meta is not None and meta.token != live.machine.token and not live.is_gone:
                 self.shard.drop(live)
-                self.pick_up([live.run_id], live.client, live.listening)
+                self.pick_up([live.run_id], live.clients)
                 lost += 1
         return lost
 
     def left(self, live: LiveRun) -> None:
         """A run is over or was given up: there is room for another one."""
-        self._known.forget(live.run_id)
+        self.known.forget(live.run_id)
         self._has_left.set()
 
     async def _pick_up(self, arrival: Arrival) -> None:
@@ -208,7 +263,7 @@ class Intake:
                 self._give_up(arrival, FingerprintMismatch(f"run {arrival.run_id}: {error}", run_id=arrival.run_id))
             except StoreUnavailable as error:
                 _log.warning("run %s waits for its store: %s", arrival.run_id, error)
-                await asyncio.sleep(_FOREIGN_POLL_S)
+                await asyncio.sleep(self.pace.foreign_poll_s)
                 self._spawn(self._pick_up(arrival))
             except AgentRaftError as error:
                 self._give_up(arrival, error)
@@ -217,14 +272,14 @@ class Intake:
         run_id = arrival.run_id
         while True:
             meta = await self.logs.meta(run_id)
-            if arrival.wanted and arrival.wanted != meta.admission:
-                self.desk.put(arrival.client, failure_of(run_id, _conflict(run_id)))
-                arrival.client = ""  # whoever asked meant another run
+            if self.shard.is_draining:
+                self._forget(arrival)
+                return
             if meta.status == "finished":
                 await self._tell_finished(arrival, meta)
                 return
             program = await self.programs.find((await self._admitted(run_id)).fingerprint)
-            known = self._known.get(run_id)
+            known = self.known.get(run_id)
             if known is not None and not arrival.rewound:
                 arrival.rewound = known.lost(meta)
             entry, _ = self.logs.claim_entry(run_id, self.owner, meta, known.token.epoch if known is not None else 0)
@@ -234,7 +289,10 @@ class Intake:
             if answer.kind is AnswerKind.FOREIGN:
                 raise self.logs.refuse_foreign(run_id)
             if answer.kind is AnswerKind.LEASED:
-                self._foreign[run_id] = arrival
+                if arrival.clients:
+                    self.foreign[run_id] = arrival
+                else:  # whoever has it goes on with it, or whoever looks after that one
+                    self._forget(arrival)
                 return
             await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
         state = await self.logs.fold(run_id)
@@ -254,22 +312,24 @@ class Intake:
     def _adopt(self, arrival: Arrival, program: Program, state: RunState, commands: Iterable[Any] = ()) -> None:
         self.arriving.pop(arrival.run_id, None)
         self.stuck.pop(arrival.run_id, None)
-        live = LiveRun(program, state, arrival.client, arrival.listening, self.store, self.logs.seal)
-        if arrival.listening:
-            self.desk.put(arrival.client, Attached(arrival.run_id, state.index))
+        live = LiveRun(program, state, arrival.clients, self.store, self.logs.seal)
+        for client in live.listeners:
+            self.attached(live, client)
         self.shard.adopt(live, commands)
 
     def _park_rewound(self, arrival: Arrival, program: Program, state: RunState) -> None:
         """The log has lost what was acknowledged: the run is put aside, and the log says why."""
         self.arriving.pop(arrival.run_id, None)
-        live = LiveRun(program, state, arrival.client, arrival.listening, self.store, self.logs.seal)
+        live = LiveRun(program, state, arrival.clients, self.store, self.logs.seal)
+        for client in live.listeners:
+            self.attached(live, client)
         reason = f"{_REWOUND} {arrival.rewound}"[:_REASON_CHARS_MAX]
-        self._known.forget(arrival.run_id)
+        self.known.forget(arrival.run_id)
         self.shard.put_aside(live, RunParked((reason,), self.shard.clock()))
 
     async def _tell_finished(self, arrival: Arrival, meta: RunMeta) -> None:
         run_id = arrival.run_id
-        if arrival.client:
+        if arrival.clients:
             if meta.expired:
                 message = f"run {run_id!r} has {meta.outcome} and its log has expired; use a new run id to run it again"
                 raise RunExpired(message, run_id=run_id, outcome=meta.outcome)
@@ -277,34 +337,35 @@ class Intake:
             outputs = RunOutputs(state, (None,), self.store, self.logs.seal, 0)
             last = state.plan.size - 1
             succeeded = state.finished is not None and state.finished.outcome == "succeeded"
-            output = (await outputs.fetch((last,)))[last] if succeeded else None
-            if arrival.listening:
-                self.desk.put(arrival.client, Attached(run_id, state.index))
-            self.desk.put(arrival.client, outcome_of(state, output))
+            outcome = outcome_of(state, (await outputs.fetch((last,)))[last] if succeeded else None)
+            for client, listens in arrival.clients.items():
+                if listens:
+                    self.desk.put(client, Attached(run_id, state.index))
+                self.desk.put(client, outcome)
         self._forget(arrival)
 
     def _give_up(self, arrival: Arrival, error: AgentRaftError) -> None:
-        if arrival.client:
-            self.desk.put(arrival.client, failure_of(arrival.run_id, error))
-        else:
+        for client in arrival.clients:
+            self.desk.put(client, failure_of(arrival.run_id, error))
+        if not arrival.clients:
             _log.warning("run %s cannot be gone on with here: %s", arrival.run_id, error)
         self._forget(arrival)
 
     def _forget(self, arrival: Arrival) -> None:
         self.arriving.pop(arrival.run_id, None)
-        self._known.forget(arrival.run_id)
+        self.known.forget(arrival.run_id)
         self._has_left.set()
 
     def _remember(self, live: LiveRun) -> None:
-        self._known.remember(live.run_id, live.acknowledged)
+        self.known.remember(live.run_id, live.acknowledged)
 
     # --- runs of others ------------------------------------------------------------------------------------------------------
 
     async def watch_foreign(self) -> None:
         """For ever: look whether runs that others work on have ended, or lost their owner."""
         while True:
-            await asyncio.sleep(_FOREIGN_POLL_S)
-            waiting, self._foreign = self._foreign, {}
+            await asyncio.sleep(self.pace.foreign_poll_s)
+            waiting, self.foreign = self.foreign, {}
             if not waiting:
                 continue
             try:
@@ -312,11 +373,11 @@ class Intake:
                 owners = {meta.token.owner for meta in metas if isinstance(meta, RunMeta)}
                 dead = {owner for owner in owners if not await self.store.lease_alive(owner)}
             except StoreError:
-                self._foreign.update(waiting)
+                self.foreign.update(waiting)
                 continue
             for arrival, meta in zip(waiting.values(), metas, strict=True):
                 if isinstance(meta, RunMeta) and meta.status == "open" and meta.token.owner not in dead:
-                    self._foreign[arrival.run_id] = arrival
+                    self.foreign[arrival.run_id] = arrival
                 else:
                     self._spawn(self._pick_up(arrival))
 
@@ -334,6 +395,11 @@ class Intake:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _log.error("taking in a run failed", exc_info=task.exception())
+
+
+def _refused(run_id: str, error: AgentRaftError) -> Accepted:
+    failure = failure_of(run_id, error)
+    return Accepted(run_id, False, failure.error, failure.message, failure.fields)
 
 
 def _conflict(run_id: str) -> RunIdConflict:

@@ -60,15 +60,16 @@ class Program:
 class LiveRun:
     """One run that this shard owns: its machine, and what belongs to this life of it.
 
-    `client` hears how it goes on. `ready` = what waits for the append that is in flight or queued. `tickets` maps the numbers of
-    open calls to the tickets under which they are with a worker or verifier. `wake_at` = when the timer rings for it.
+    `clients` hear how it ends or waits (True: its events are wanted too), `listeners` are those of them that are told events by now.
+    `ready` = what waits for the append that is in flight or queued. `tickets` maps the numbers of open calls to the tickets
+    under which they are with a worker or verifier. `wake_at` = when the timer rings for it.
     """
 
     __slots__ = (
         "acknowledged",
-        "client",
+        "clients",
         "is_gone",
-        "listening",
+        "listeners",
         "machine",
         "outputs",
         "program",
@@ -81,13 +82,13 @@ class LiveRun:
         "wake_at",
     )
 
-    def __init__(self, program: Program, state: RunState, client: str, listening: bool, store: RunStore, seal: Seal) -> None:
+    def __init__(self, program: Program, state: RunState, clients: dict[str, bool], store: RunStore, seal: Seal) -> None:
         self.run_id = state.run_id
         self.program = program
         self.state = state
-        self.client = client
-        self.listening = listening
-        self.machine = RunMachine(state, seal=seal.seal, listening=listening)
+        self.clients = clients
+        self.listeners = [client for client, listens in clients.items() if listens]
+        self.machine = RunMachine(state, seal=seal.seal, listening=bool(self.listeners))
         blueprint = program.blueprint
         self.outputs = RunOutputs(state, blueprint.output_types, store, seal, blueprint.limits.cached_outputs_bytes_max)
         self.ready: Ready | None = None

@@ -23,6 +23,7 @@ __all__ = [
     "Returned",
     "Returning",
     "Unloaded",
+    "Welcome",
     "Work",
     "decode",
     "encode",
@@ -105,6 +106,10 @@ class Returning(_Message, frozen=True, tag=5):
     """Nothing was done: this process drains and takes no more. Send the request to another one."""
 
     ticket: int
+
+
+class Welcome(_Message, frozen=True, tag=6):
+    """No reply, but what the first exchange of a client begins with: whatever it has asked this process for earlier is not here."""
 
 
 Reply = Returned | Raised | Judged | Unloaded | Returning

@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
-from agentraft_ray.actors.messages import Judge, Loaded, Pong, Raised, Reply, Returning, Unloaded, Work, decode, encode
+from agentraft_ray.actors.messages import Judge, Loaded, Pong, Raised, Reply, Returning, Unloaded, Welcome, Work, decode, encode
+from agentraft_ray.actors.pace import ShardPace
 from agentraft_ray.actors.peers import Peer, PeerLost
 from agentraft_ray.errors import AgentRaftError
 from agentraft_ray.taxonomy import FailureCause
@@ -26,16 +27,13 @@ Request = Work | Judge
 
 _BATCH_MAX = 256
 _IN_FLIGHT_MAX = 2  # one exchange is worked on while the next one is on its way
-_STALL_S = 10.0  # an exchange that is not back after this makes us ask whether its peer lives
-_PING_S = 5.0
-_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 class Pool:
     """Sends requests to any of its peers and hands replies on as they come.
 
     `on_replies` gets what came back, `on_lost` the requests that were open at a peer that was lost. `definitions` gives the encoded
-    definition to load at a peer that does not know it. `credits` bounds what one peer holds at a time. Nothing new is sent while
+    definition to load at a peer that does not know it. `credits_max` bounds what one peer holds at a time. Nothing new is sent while
     `is_late` holds: a coordinator whose lease is late must not start what others may own by now.
     """
 
@@ -48,8 +46,10 @@ class Pool:
         on_lost: Callable[[Sequence[Request]], None],
         *,
         credits_max: int = 2_000,
+        pace: ShardPace | None = None,
         is_late: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.pace = pace or ShardPace()
         self._is_late = is_late
         self.client = client
         self.definitions = definitions
@@ -61,6 +61,7 @@ class Pool:
         self.messages = 0
         self.is_held = False
         self._lanes = [_Lane(self, peer) for peer in peers]
+        self._kept_free: _Lane | None = None
         self._is_waking = False
 
     @property
@@ -116,9 +117,11 @@ class Pool:
         self.is_held = self.is_held or self._is_late()
         if self.is_held:
             return
-        reserved = next((lane for lane in self._lanes if lane.is_up and not lane.open), None) if self.alone else None
+        reserved = next((lane for lane in self._lanes if lane.is_ready and not lane.open), None) if self.alone else None
         if reserved is not None:
             reserved.push([self.alone.popleft()], is_alone=True)
+        # While something waits for a peer of its own, the first one that is there takes nothing new until it is free for it.
+        self._kept_free = next((lane for lane in self._lanes if lane.is_ready and not lane.is_exclusive), None) if self.alone else None
         for lane in sorted((lane for lane in self._lanes if lane.has_room), key=_Lane.load):
             if not self.queue:
                 break
@@ -134,9 +137,11 @@ class _Lane:
         self.peer = peer
         self.open: dict[int, Request] = {}
         self.is_up = True
+        self.is_exclusive = False
+        self._is_resting = False  # it has handed requests back
         self._in_flight = 0
-        self._is_exclusive = False
-        self._loading: set[bytes] = set()
+        self._on_their_way: list[list[Request]] = []
+        self._cancelled: set[int] = set()
         self._life = 0  # counts the times that the peer was lost; replies and failures of an earlier life mean nothing
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -149,17 +154,22 @@ class _Lane:
 
     @property
     def has_room(self) -> bool:
-        # While something waits for a peer of its own, one that is almost free stays free for it.
-        is_kept_free = bool(self.pool.alone) and self is self.pool._lanes[0]
-        return self.is_up and self._in_flight < _IN_FLIGHT_MAX and self.room > 0 and not self._is_exclusive and not is_kept_free
+        is_free = self.is_ready and not self.is_exclusive and self is not self.pool._kept_free
+        return is_free and self._in_flight < _IN_FLIGHT_MAX and self.room > 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is there and takes requests at all."""
+        return self.is_up and not self._is_resting
 
     def push(self, requests: list[Request], *, is_alone: bool = False) -> None:
-        self._is_exclusive = is_alone
+        self.is_exclusive = is_alone
         for request in requests:
             self.open[request.ticket] = request
         self._start(requests)
 
     def cancel(self, ticket: int) -> None:
+        self._cancelled.add(ticket)
         self._spawn(self._cancel(ticket))
 
     def close(self) -> None:
@@ -168,16 +178,18 @@ class _Lane:
 
     def _start(self, requests: list[Request]) -> None:
         self._in_flight += 1
-        self._spawn(self._exchange(requests))
+        self._spawn(self._exchange(requests, self._life))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _exchange(self, requests: list[Request]) -> None:
-        life = self._life
+    async def _exchange(self, requests: list[Request], life: int) -> None:
+        if life != self._life:  # the peer was lost before this could begin, and the requests with it
+            return
         self.pool.messages += 1
+        self._on_their_way.append(requests)
         try:
             replies = await self._call(requests)
         except (PeerLost, AgentRaftError) as error:
@@ -187,20 +199,27 @@ class _Lane:
         if life != self._life:
             return
         self._in_flight -= 1
+        if replies and isinstance(replies[0], Welcome):
+            self._begin_anew()
+        self._on_their_way.remove(requests)
         self._take(replies)
-        if not self.open:
-            self._is_exclusive = False
-        self.pool._wake()
+        self._settle()
         if self.open and not self._in_flight:
             self._start([])
 
-    async def _call(self, requests: list[Request]) -> list[Reply]:
+    def _settle(self) -> None:
+        """Something has come back: there may be room for more."""
+        if not self.open:
+            self.is_exclusive = False
+        self.pool._wake()
+
+    async def _call(self, requests: list[Request]) -> list[Reply | Welcome]:
         call = asyncio.ensure_future(self.peer.call("exchange", self.pool.client, encode(requests)))
         try:
             while True:
-                done, _ = await asyncio.wait([call], timeout=_STALL_S)
+                done, _ = await asyncio.wait([call], timeout=self.pool.pace.stall_s)
                 if done:
-                    return decode(call.result(), list[Reply])
+                    return decode(call.result(), list[Reply | Welcome])
                 await self._ping()
         finally:
             call.cancel()
@@ -208,15 +227,17 @@ class _Lane:
     async def _ping(self) -> None:
         """Raises PeerLost when the peer does not even say that it is busy."""
         try:
-            async with asyncio.timeout(_PING_S):
+            async with asyncio.timeout(self.pool.pace.ping_s):
                 decode(await self.peer.call("ping"), Pong)
         except TimeoutError:
             raise PeerLost(f"actor {self.peer.name} does not answer", peer=self.peer.name) from None
 
-    def _take(self, replies: list[Reply]) -> None:
+    def _take(self, replies: list[Reply | Welcome]) -> None:
         good: list[Reply] = []
         unloaded: dict[bytes, list[Request]] = {}
         for reply in replies:
+            if isinstance(reply, Welcome):
+                continue
             request = self.open.get(reply.ticket)
             if request is None:
                 continue
@@ -225,14 +246,28 @@ class _Lane:
                 unloaded.setdefault(request.definition, []).append(request)
                 continue
             del self.open[reply.ticket]
-            if kind is Returning:
-                self.pool.queue.appendleft(request)
+            is_cancelled = bool(self._cancelled) and reply.ticket in self._cancelled
+            if is_cancelled:
+                self._cancelled.discard(reply.ticket)
+            if kind is Returning and not is_cancelled:
+                (self.pool.alone if self.is_exclusive else self.pool.queue).appendleft(request)
+                self._rest()
             else:
                 good.append(reply)
         for definition, requests in unloaded.items():
             self._spawn(self._load(definition, requests))
         if good:
             self.pool.on_replies(good)
+
+    def _rest(self) -> None:
+        """It drains, or cannot read what it needs: leave it alone for a moment, or requests would go to and fro at full speed."""
+        if not self._is_resting:
+            self._is_resting = True
+            asyncio.get_running_loop().call_later(self.pool.pace.rest_s, self._rested)
+
+    def _rested(self) -> None:
+        self._is_resting = False
+        self.pool._wake()
 
     async def _load(self, definition: bytes, requests: list[Request]) -> None:
         """Have the peer load a definition, then send again what it could not do without it."""
@@ -248,25 +283,39 @@ class _Lane:
             return
         again = [request for request in requests if request.ticket in self.open]
         if loaded.fingerprint == definition:
-            self._start(again)
+            if again:
+                self._start(again)
             return
         why = loaded.message or "its modules make another pipeline than the one that was admitted"
         text = f"worker {self.peer.name} cannot load the pipeline: {loaded.error or 'FingerprintMismatch'}: {why}"
         for request in again:
             del self.open[request.ticket]
         self.pool.on_replies([Raised(request.ticket, FailureCause.RAISED.value, text, final=True) for request in again])
+        self._settle()
 
     def _lost(self, error: Exception) -> None:
         """The peer is gone: what was open there is lost; come back to it when it answers again."""
         self._life += 1
-        self._in_flight, self.is_up, self._is_exclusive = 0, False, False
+        self._in_flight, self.is_up, self.is_exclusive = 0, False, False
         lost, self.open = list(self.open.values()), {}
+        self._on_their_way.clear()
+        self._cancelled.clear()
         _log.warning("%s; %d requests that were open there are sent again", error, len(lost))
         self._spawn(self._come_back())
         self.pool.on_lost(lost)
 
+    def _begin_anew(self) -> None:
+        """The peer knows nothing of what was sent before: it died and came back while no exchange was on its way to tell."""
+        here = {request.ticket for requests in self._on_their_way for request in requests}
+        lost = [request for request in self.open.values() if request.ticket not in here]
+        if lost:
+            _log.warning("%s has begun a new life; %d requests that were open there are sent again", self.peer.name, len(lost))
+            for request in lost:
+                del self.open[request.ticket]
+            self.pool.on_lost(lost)
+
     async def _come_back(self) -> None:
-        pauses = iter(_PAUSES_S)
+        pauses = iter(self.pool.pace.return_pauses_s)
         down_since = time.monotonic()
         while True:
             await asyncio.sleep(next(pauses, 1.0))

@@ -20,7 +20,7 @@ class Programs:
     def __init__(self, store: RunStore) -> None:
         self._store = store
         self._known: dict[bytes, Program] = {}
-        self.on_loaded: Callable[[Program], None] = lambda program: None
+        self.on_loaded: Callable[[Program], None] = _nothing
 
     def get(self, fingerprint: bytes) -> Program | None:
         """A program that is loaded here."""
@@ -35,14 +35,17 @@ class Programs:
         """Every program that is loaded here."""
         return list(self._known.values())
 
-    async def register(self, definition: bytes) -> Program:
-        """Load a definition. Raises what loading it raises, and StoreError."""
+    async def load(self, definition: bytes) -> Program:
+        """Load a definition, and keep nothing of it yet. Raises what loading it raises."""
         program = await asyncio.to_thread(Program, definition)
+        return self._known.get(program.fingerprint, program)
+
+    async def keep(self, program: Program) -> None:
+        """Host a program from now on. Raises StoreError."""
         if program.fingerprint not in self._known:
-            if _decoded(definition).is_by_path:
-                await self._store.put_document(document_name(program.fingerprint), definition)
+            if _decoded(program.definition).is_by_path:
+                await self._store.put_document(document_name(program.fingerprint), program.definition)
             self._add(program)
-        return self._known[program.fingerprint]
 
     async def find(self, fingerprint: bytes) -> Program:
         """The program with this fingerprint, from the store if need be.
@@ -68,11 +71,16 @@ class Programs:
         if program.fingerprint != fingerprint:
             raise FingerprintMismatch(f"{path!r} is another pipeline now than when the run was admitted; restore it, or fork the run")
         self._add(program)
-        return program
+        return self._known[fingerprint]
 
     def _add(self, program: Program) -> None:
-        self.on_loaded(program)
-        self._known[program.fingerprint] = program
+        if program.fingerprint not in self._known:  # else two who needed it have loaded it at the same time
+            self.on_loaded(program)
+            self._known[program.fingerprint] = program
+
+
+def _nothing(_: Program) -> None:
+    """A hook that nobody has set."""
 
 
 def _decoded(definition: bytes) -> Definition:

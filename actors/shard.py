@@ -49,7 +49,8 @@ _log = logging.getLogger("agentraft_ray")
 _TRAVELS_BYTES_MAX = 64 * 1024  # what is longer is read from the store by whoever needs it
 _TASK_BYTES_MAX = 16 * 1024
 _JUDGES_LOST_MAX = 3
-_DRAINED = ("drained",)
+_TIMERS_PER_RUN = 4
+_TIMERS_SPARE = 256
 
 
 class Requests(Protocol):
@@ -75,7 +76,9 @@ class Shard:
         self.on_finished: Callable[[LiveRun], None] = _nothing
         self.on_waiting: Callable[[LiveRun], None] = _nothing
         self.on_refused: Callable[[LiveRun, Answer | StoreError], None] = _nothing  # the run is not ours any more
-        self._asked: dict[Call, LiveRun] = {}  # calls that the breaker itself will answer
+        self.is_draining = False
+        # Calls that the breaker itself will answer, by identity: two runs of one owner number their calls alike.
+        self._asked: dict[int, tuple[Call, LiveRun]] = {}
         self._calls: dict[int, tuple[LiveRun, RunStep | Verify, int]] = {}  # ticket -> (run, command, times that it was lost)
         self._next_ticket = 0
         self._timers: list[tuple[float, str]] = []
@@ -86,9 +89,12 @@ class Shard:
         """Take in a run whose claim stands, and go on with it."""
         self.runs[live.run_id] = live
         now = self.clock()
-        live.machine.start(now)
-        for command in commands:
-            self._command(live, command, now)
+        if self.is_draining:
+            live.machine.drain(now)
+        else:
+            live.machine.start(now)
+            for command in commands:
+                self._command(live, command, now)
         self._go(live, now)
 
     def put_aside(self, live: LiveRun, record: RunParked) -> None:
@@ -109,6 +115,7 @@ class Shard:
 
     def drain(self) -> None:
         """Give every run up in good order; each leaves when its last append stands."""
+        self.is_draining = True
         now = self.clock()
         for live in list(self.runs.values()):
             live.machine.drain(now)
@@ -148,6 +155,8 @@ class Shard:
                 continue
             live, command, losses = found
             live.tickets.pop(command.call.number, None)
+            if live.is_gone:
+                continue
             if isinstance(command, RunStep):
                 live.machine.feed(WorkerLost(command.call), now)
                 self._go(live, now)
@@ -160,7 +169,7 @@ class Shard:
 
     def permitted(self, event: PermitGranted | PermitDenied) -> None:
         """The breaker itself has answered."""
-        live = self._asked.pop(event.call, None)
+        live = self._asked.pop(id(event.call), (None, None))[1]
         if live is not None and live.is_gone and isinstance(event, PermitGranted):
             live.program.breakers.settle(event.permit, "released")
         elif live is not None and not live.is_gone:
@@ -190,6 +199,10 @@ class Shard:
     def tick(self) -> None:
         """Time has passed."""
         now = self.clock()
+        if len(self._timers) > _TIMERS_PER_RUN * len(self.runs) + _TIMERS_SPARE:  # most of them are of runs that are over
+            runs = self.runs
+            self._timers = [one for one in self._timers if one[1] in runs and runs[one[1]].wake_at == one[0]]
+            heapq.heapify(self._timers)
         while self._timers and self._timers[0][0] <= now:
             due, run_id = heapq.heappop(self._timers)
             live = self.runs.get(run_id)
@@ -233,12 +246,13 @@ class Shard:
             live.wake_at = wake_at
             heapq.heappush(self._timers, (wake_at, live.run_id))
         parked = live.state.parked
-        if parked is None:
+        if parked is not None and self.is_draining:  # also a run that waited for something else before: its log says for what
+            self._leave(live)
+            self.on_waiting(live)
+        elif parked is None:
             live.told_waiting = None
         elif parked != live.told_waiting and wake_at is None:  # a breaker's cooldown passes by itself
             live.told_waiting = parked
-            if parked == _DRAINED:
-                self._leave(live)
             self.on_waiting(live)
 
     def _leave(self, live: LiveRun) -> None:
@@ -255,7 +269,7 @@ class Shard:
                 if answer is not None:
                     machine.feed(answer, now)
                 else:
-                    self._asked[command.call] = live  # type: ignore[union-attr]
+                    self._asked[id(command.call)] = (command.call, live)  # type: ignore[union-attr]
             elif kind is RunStep:
                 self._run_step(live, command)  # type: ignore[arg-type]
             elif kind is Verify:

@@ -14,7 +14,6 @@ __all__ = ["Succession"]
 
 _log = logging.getLogger("agentraft_ray")
 
-_LOOK_S = 1.0
 _CHUNK = 500
 
 
@@ -24,13 +23,17 @@ class Succession:
     Nothing here decides about ownership: that does the claim, in the store. An owner's id begins with its cluster's.
     """
 
-    def __init__(self, store: RunStore, intake: Intake, deployment: str, cluster: str, index: int, shards: int) -> None:
+    def __init__(
+        self, store: RunStore, intake: Intake, deployment: str, cluster: str, index: int, shards: int, poll_s: float = 1.0
+    ) -> None:
         self._store = store
         self._intake = intake
         self._deployment = deployment
         self._cluster = cluster
         self._index = index
         self._shards = shards
+        self._poll_s = poll_s
+        self._former = ""
 
     async def begin(self, owner: str) -> bool:
         """Note who this shard is from now on, and end the lease of who it was; whether that was in this very cluster.
@@ -38,24 +41,33 @@ class Succession:
         A predecessor that still lives is a zombie: Ray has given its name to us. Its lease cannot come back, and its appends are
         refused as soon as its runs are claimed.
         """
-        former = await self._store.document(self._note(self._index))
-        await self._store.put_document(self._note(self._index), owner.encode())
-        if former is None or not self._is_of_this_cluster(former.decode()):
-            return False
-        await self._store.revoke_lease(former.decode())
-        return True
+        noted = (await self._store.document(self._note(self._index)) or b"").decode()
+        if noted != owner:  # else this was begun before, and the store went away on the way
+            self._former = noted
+        is_restart = self._is_of_this_cluster(self._former)
+        if is_restart:
+            await self._store.revoke_lease(self._former)
+        if noted != owner:
+            await self._store.put_document(self._note(self._index), owner.encode())
+        return is_restart
 
     async def sweep(self, index: int, *, anybodys: bool = False) -> int:
-        """Pick up the open runs of shard `index` whose owner is gone; how many. Without `anybodys`, only those of this cluster."""
-        mine = [run_id for run_id in await self._store.open_runs() if shard_of(run_id, self._shards) == index]
+        """Pick up the open runs of shard `index` whose owner is gone; how many. Without `anybodys`, only those of this cluster.
+
+        Its runs are those that its number is for, and those that it had taken over from other shards.
+        """
         count = 0
         alive: dict[str, bool] = {"": False}
-        for start in range(0, len(mine), _CHUNK):
-            part = mine[start : start + _CHUNK]
+        its_own = f"{self._cluster}.{index}."
+        open_runs = await self._store.open_runs()
+        for start in range(0, len(open_runs), _CHUNK):
+            part = open_runs[start : start + _CHUNK]
             for run_id, meta in zip(part, await self._store.metas(part), strict=True):
                 if not isinstance(meta, RunMeta) or meta.status == "finished":
                     continue
                 owner = meta.token.owner
+                if shard_of(run_id, self._shards) != index and not owner.startswith(its_own):
+                    continue
                 if not anybodys and owner and not self._is_of_this_cluster(owner):
                     continue
                 if owner not in alive:
@@ -68,7 +80,7 @@ class Succession:
         """For ever: take over the runs of another shard whose lease is gone for longer than a moment."""
         missing: dict[int, str] = {}
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(self._poll_s)
             for index in range(self._shards):
                 if index == self._index:
                     continue

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 PROGRAMS = {
     "overhead": ("benchmarks.overhead.command", "steps/s, added latency, CPU, log bytes and memory, beside two baselines (4 min)"),
     "core": ("benchmarks.core.command", "CPU per step and memory per live run of the protocol core, also against another checkout (1 min)"),
+    "throughput": ("benchmarks.throughput.command", "steps/s of the actor runtime on a local Ray cluster, beside the bare loop (6 min)"),
     "kill9": ("benchmarks.kill9.command", "kill -9 of the process, the server and both at random moments; what must hold after (2 min)"),
     "chaos": ("benchmarks.chaos.command", "a live cluster under a plan of kills, stops and stalls; what must hold after (an hour; 3 min)"),
     "bare-loop": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,14 +28,15 @@ _OBJECT_STORE_BYTES = 100_000_000  # everything that these benchmarks send trave
 @contextmanager
 def ray_session(cpus: int = 2) -> Iterator[Any]:
     """The `ray` module with a session: joins the one of this process, else starts a local one and stops it at the end."""
+    loaded = sys.modules.get("ray")
+    if loaded is not None and loaded.is_initialized():  # its settings were read long ago; others would only spoil the next session
+        yield loaded
+        return
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray = importlib.import_module("ray")
-    if ray.is_initialized():
-        yield ray
-        return
     ray.init(
         address="local",  # never the bare call: it joins whatever cluster the machine's last user left recorded
         num_cpus=cpus,

@@ -6,6 +6,7 @@ import atexit
 import secrets
 import time
 from collections.abc import AsyncIterable, Callable, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,7 +28,8 @@ from agentraft_ray.cluster.results import Progress, Results
 from agentraft_ray.cluster.run import ClusterRun
 from agentraft_ray.cluster.settings import settings_of
 from agentraft_ray.cluster.staff import Staff, shard_settings
-from agentraft_ray.errors import AgentRaftError, FingerprintMismatch
+from agentraft_ray.errors import AgentRaftError, FingerprintMismatch, StoreError
+from agentraft_ray.identity import check_run_id
 from agentraft_ray.pipeline import Pipeline, Task
 from agentraft_ray.result import RunResult
 from agentraft_ray.runtime.blueprint import Blueprint, RunSettings
@@ -66,6 +68,7 @@ class Cluster:
         self._seal: Seal = EncryptingSeal(shard.encryption_key) if shard.encryption_key else PlainSeal()
         self._store = self._new_store()
         self._definitions: dict[bytes, bytes] = {}
+        self._twins: dict[bytes, ClusterCoordinator] = {}
         self._links = [
             Link(self._client, self._peer(names.coordinator(self.name, index)), self._definitions.__getitem__)
             for index in range(self.shards)
@@ -148,6 +151,8 @@ class Cluster:
     async def _close(self) -> None:
         for link in self._links:
             await link.close()
+        for twin in self._twins.values():
+            await twin.close()
         if self._staff is not None:
             await self._staff.end()
         await self._store.close()
@@ -242,7 +247,8 @@ class Cluster:
     def follower(
         self, blueprint: Blueprint, run_id: str, task: Task | None, sink: EventSink | None = None, *, until_waiting: bool = False
     ) -> Follower:
-        """A follower that has not submitted yet."""
+        """A follower that has not submitted yet. Raises InvalidConfig, OutputNotEncodable or PayloadTooLarge for what cannot be a run."""
+        check_run_id(run_id)
         record = None if task is None else task_record(task, blueprint.limits)
         submission = Submission(run_id, blueprint.plan.fingerprint, record, sink is not None)
         return Follower(blueprint, self._store, self._seal, submission, sink, until_waiting=until_waiting)
@@ -265,8 +271,13 @@ class Cluster:
         await self._link(run_id).call("look", [run_id])
 
     def failed(self, blueprint: Blueprint, run_id: str, error: AgentRaftError) -> RunResult:
-        """The result of a run that the cluster could not take in."""
-        return error_result(run_id, error, blueprint.plan.size, time.perf_counter())
+        """The result of a run that the cluster could not take in: for now, where its store or a process is lost; else never."""
+        result = error_result(run_id, error, blueprint.plan.size, time.perf_counter())
+        return result if isinstance(error, StoreError) else replace(result, status="failed", waiting_for=())
+
+    def on_its_loop(self, coordinator: ClusterCoordinator) -> ClusterCoordinator:
+        """The twin of a coordinator that is only used on the cluster's loop, one for all runs of its pipeline."""
+        return self._twins.setdefault(coordinator.blueprint.plan.fingerprint, coordinator.twin())
 
     def _wrapped(self, pipeline: Pipeline | str, settings: dict[str, Any]) -> ClusterCoordinator:
         made = wrap(pipeline, cluster=self, **settings)

@@ -33,6 +33,10 @@ class ClusterCoordinator(Coordinator):
         self.cluster = cluster
         self.blueprint = blueprint
 
+    def twin(self) -> ClusterCoordinator:
+        """Another one of the same pipeline, without a hook, for use on another event loop at the same time."""
+        return ClusterCoordinator(self.cluster, self.blueprint, self._make_environment, None)
+
     async def run(self, task: Task, *, run_id: str | None = None) -> RunResult:
         """See `Coordinator.run`. The run goes on on the cluster when this is cancelled, or this program ends."""
         return await self._follow(task, run_id or task.id, self._on_event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from agentraft_ray.actors.outcomes import StepsOnDemand, result_of
 from agentraft_ray.checkpoint.base import RunStore
 from agentraft_ray.checkpoint.seal import Seal
 from agentraft_ray.cluster.links import Following, Link
+from agentraft_ray.errors import AgentRaftError
 from agentraft_ray.events import event_of
 from agentraft_ray.protocol.messages import Announce
 from agentraft_ray.protocol.records import decode_record
@@ -23,6 +25,8 @@ from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.runtime.results import Commits, steps_of
 
 __all__ = ["Follower"]
+
+_log = logging.getLogger("agentraft_ray")
 
 _READ_RECORDS_MAX = 5_000
 
@@ -46,7 +50,8 @@ class Follower:
         self._sink = sink
         self.run_id = submission.run_id
         self._started = time.perf_counter()
-        self._told: asyncio.Queue[Attached | Told] = asyncio.Queue()
+        self._told: asyncio.Queue[Attached | Told | None] = asyncio.Queue()  # None: that was all
+        self._is_attached = False
         self._last = (-1, -1)  # (position, n) of the last event that derives from the log
         loop = asyncio.get_running_loop()
         self._parked: asyncio.Future[Outcome] = loop.create_future()
@@ -68,10 +73,11 @@ class Follower:
         try:
             await asyncio.wait([self.following.ended, self._parked], return_when=asyncio.FIRST_COMPLETED)
             if not self.following.ended.done():
-                link.forget(self.run_id)
+                link.forget(self.following)
             outcome = self.following.ended.result() if self.following.ended.done() else self._parked.result()
-            if self._sink is not None:
-                await self._tell_rest()
+            if teller is not None and self._sink is not None:
+                self._told.put_nowait(None)
+                await teller
                 await self._sink.flush()
         finally:
             if teller is not None:
@@ -105,18 +111,14 @@ class Follower:
     # --- events ----------------------------------------------------------------------------------------------------------------
 
     async def _tell(self) -> None:
-        while True:
-            await self._tell_one(await self._told.get())
-
-    async def _tell_rest(self) -> None:
-        while not self._told.empty():
-            await self._tell_one(self._told.get_nowait())
-
-    async def _tell_one(self, notice: Attached | Told) -> None:
-        if isinstance(notice, Attached):
-            await self._catch_up(notice.index)
-        elif notice.announce.position < 0 or (notice.announce.position, notice.announce.n) > self._last:
-            self._put(notice.announce)
+        while (notice := await self._told.get()) is not None:
+            if isinstance(notice, Attached):
+                await self._catch_up(notice.index)
+                self._is_attached = True
+            elif self._is_attached:  # else it is for another one in this program, and we shall read it in the log
+                place = (notice.announce.position, notice.announce.n)
+                if place[0] < 0 or place > self._last:
+                    self._put(notice.announce)
 
     def _put(self, announce: Announce) -> None:
         assert self._sink is not None
@@ -126,10 +128,12 @@ class Follower:
 
     async def _catch_up(self, index: int) -> None:
         """Tell what stands in the log before `index` and was not told yet."""
-        position = self._last[0]
-        async for state, record in RunLogs(self._store, self._seal).replay(self.run_id):
-            if state.index > index:
-                return
-            if state.index - 1 > position:
-                for announce in told_of(state, record):
-                    self._put(announce)
+        try:
+            async for state, record in RunLogs(self._store, self._seal).replay(self.run_id):
+                if state.index > index:
+                    return
+                for announce in told_of(state, record) if state.index > self._last[0] else ():
+                    if (announce.position, announce.n) > self._last:
+                        self._put(announce)
+        except AgentRaftError as error:
+            _log.warning("events of run %s that stand in its log could not be read: %s", self.run_id, error)

@@ -1,18 +1,32 @@
 """A program's connection to the coordinator shards: tasks go out in batches, notices come in; a shard that dies is asked anew.
 
 Everything here runs on one event loop. Submissions are idempotent, so that after a loss all that is unfinished is simply submitted
-again: what has finished meanwhile is answered from its log.
+again: what has finished meanwhile is answered from its log. Notices are numbered within a session and confirmed with the next question,
+so that none is lost with a reply.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentraft_ray.actors.client_messages import Accepted, Attached, Collected, Failed, Notice, Outcome, Submission, Told
+from agentraft_ray.actors.client_messages import (
+    SHARD_FULL,
+    UNKNOWN_DEFINITION,
+    Accepted,
+    Attached,
+    Collected,
+    Failed,
+    Notice,
+    Outcome,
+    Submission,
+    Submitted,
+    Told,
+)
 from agentraft_ray.actors.messages import Loaded, decode, encode
 from agentraft_ray.actors.peers import Peer, PeerLost
 from agentraft_ray.errors import AgentRaftError, StoreUnavailable
@@ -30,7 +44,7 @@ _LOST_S_MAX = 120.0  # a shard that is gone for longer than this is not coming b
 class Following:
     """A run that this program follows. `ended` becomes its outcome; `waiting` is called whenever it is parked.
 
-    `on_told` and `on_attached` get what is told of its events.
+    `on_told` and `on_attached` get what is told of its events. `session` = that of the shard which will tell of it, "" for none yet.
     """
 
     submission: Submission
@@ -39,19 +53,35 @@ class Following:
     on_told: Callable[[Told], None] | None = None
     on_attached: Callable[[Attached], None] | None = None
     accepted: asyncio.Future[Accepted] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    session: str = ""
 
 
 class Link:
-    """One shard, as seen from a program. `definitions` gives the encoded definition of a fingerprint."""
+    """One shard, as seen from a program. `definitions` gives the encoded definition of a fingerprint.
 
-    def __init__(self, client: str, peer: Peer, definitions: Callable[[bytes], bytes]) -> None:
+    `pauses_s` = between calls to a shard that is lost, the last one for ever; after `lost_s_max` it is given up.
+    """
+
+    def __init__(
+        self,
+        client: str,
+        peer: Peer,
+        definitions: Callable[[bytes], bytes],
+        *,
+        pauses_s: Sequence[float] = _PAUSES_S,
+        lost_s_max: float = _LOST_S_MAX,
+    ) -> None:
         self._client = client
         self._peer = peer
         self._definitions = definitions
-        self._following: dict[str, Following] = {}
+        self._pauses_s = pauses_s
+        self._lost_s_max = lost_s_max
+        self._following: dict[str, list[Following]] = {}
         self._queue: list[Following] = []
         self._registered: set[bytes] = set()
-        self._incarnation = ""
+        self._session = ""
+        self._seen = 0  # notices of this session
+        self._is_split = False  # something was taken in by another session than the one that tells us
         self._flusher: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
 
@@ -59,21 +89,22 @@ class Link:
 
     def follow(self, following: Following) -> None:
         """Submit a task and follow its run, or follow one that exists."""
-        run_id = following.submission.run_id
-        earlier = self._following.get(run_id)
-        if earlier is not None and earlier is not following:
-            _also(earlier, following)
+        others = self._following.setdefault(following.submission.run_id, [])
+        if following in others:
             return
-        self._following[run_id] = following
-        self._queue.append(following)
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+        others.append(following)
+        self._send(following)
         if self._listener is None or self._listener.done():
             self._listener = asyncio.get_running_loop().create_task(self._listen())
 
-    def forget(self, run_id: str) -> None:
-        """Nobody waits for this run any more; it goes on all the same."""
-        self._following.pop(run_id, None)
+    def forget(self, following: Following) -> None:
+        """This one does not wait for its run any more; that goes on all the same."""
+        run_id = following.submission.run_id
+        left = [one for one in self._following.get(run_id, ()) if one is not following]
+        if left:
+            self._following[run_id] = left
+        else:
+            self._following.pop(run_id, None)
 
     async def call(self, method: str, *args: Any) -> Any:
         """Call the shard; one that is being restarted is waited for. Only for calls that may be made twice. Raises StoreUnavailable."""
@@ -95,41 +126,63 @@ class Link:
 
     # --- going out -------------------------------------------------------------------------------------------------------------
 
+    def _send(self, *followings: Following) -> None:
+        self._queue += followings
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+
     async def _flush(self) -> None:
         while self._queue:
             batch, self._queue = self._queue[:_BATCH_MAX], self._queue[_BATCH_MAX:]
             try:
-                await self._submit(batch)
+                await self._submit([one for one in await self._with_definitions(batch) if self._is_followed(one)])
             except AgentRaftError as error:
                 for one in batch:
                     self._fail(one, error)
 
-    async def _submit(self, batch: Sequence[Following]) -> None:
-        for fingerprint in {one.submission.definition for one in batch if one.submission.task is not None} - self._registered:
+    def _is_followed(self, following: Following) -> bool:
+        return following in self._following.get(following.submission.run_id, ())
+
+    async def _with_definitions(self, batch: Sequence[Following]) -> Sequence[Following]:
+        """Those of a batch whose pipelines the shard knows by now; the others have failed."""
+        wanted = {one.submission.definition for one in batch if one.submission.task is not None}
+        for fingerprint in wanted - self._registered:
             loaded = await self.register(self._definitions(fingerprint))
             if loaded.error:
-                raise error_of(loaded.error, loaded.message, {})
+                error = error_of(loaded.error, loaded.message, {})
+                for one in batch:
+                    if one.submission.definition == fingerprint:
+                        self._fail(one, error)
+        return batch
+
+    async def _submit(self, batch: Sequence[Following]) -> None:
+        if not batch:
+            return
         data = encode([one.submission for one in batch])
-        answers: list[Accepted] = decode(await self.call("submit", self._client, data), list[Accepted])
-        unknown = False
-        for one, accepted in zip(batch, answers, strict=True):
-            if accepted.error == "UnknownDefinition":  # the shard has begun a new life since it was registered
-                unknown = True
+        submitted: Submitted = decode(await self.call("submit", self._client, data), Submitted)
+        again: list[Following] = []
+        for one, accepted in zip(batch, submitted.answers, strict=True):
+            if accepted.error == UNKNOWN_DEFINITION:  # the shard has begun a new life since it was registered
                 self._registered.discard(one.submission.definition)
-                self._queue.append(one)
+                again.append(one)
+            elif accepted.error == SHARD_FULL:
+                again.append(one)
             elif accepted.error:
                 self._fail(one, error_of(accepted.error, accepted.message, dict(accepted.fields)))
-            elif not one.accepted.done():
-                one.accepted.set_result(accepted)
-        if unknown:
-            await asyncio.sleep(_PAUSES_S[0])
+            else:
+                one.session = submitted.session
+                self._is_split = self._is_split or submitted.session != self._session
+                if not one.accepted.done():
+                    one.accepted.set_result(accepted)
+        if again:
+            self._queue += again
+            await asyncio.sleep(self._pauses_s[0])
 
     def _fail(self, following: Following, error: AgentRaftError) -> None:
-        if self._following.get(following.submission.run_id) is following:
-            del self._following[following.submission.run_id]
+        self.forget(following)
         for future in (following.accepted, following.ended):
             if not future.done():
-                future.set_exception(error)
+                future.set_exception(type(error)(str(error), **error.fields))  # each caller raises its own
                 future.exception()  # whoever awaits one of them sees it
 
     # --- coming in -------------------------------------------------------------------------------------------------------------
@@ -137,52 +190,60 @@ class Link:
     async def _listen(self) -> None:
         while True:
             try:
-                collected: Collected = decode(await self._patiently(lambda: self._peer.call("collect", self._client)), Collected)
+                while self._following:
+                    reply = await self._patiently(lambda: self._peer.call("collect", self._client, self._session, self._seen))
+                    self._hear(decode(reply, Collected))
             except AgentRaftError as error:
-                for following in list(self._following.values()):
+                for following in [one for others in self._following.values() for one in others]:
                     self._fail(following, error)
                 return
-            if self._incarnation not in ("", collected.incarnation):
-                self._submit_again()
-            self._incarnation = collected.incarnation
-            for notice in collected.notices:
-                self._take(notice)
-            if not self._following and not self._queue:
+            with contextlib.suppress(AgentRaftError):  # so that the shard need not keep what we have; else it forgets us after a while
+                await self._peer.call("collect", self._client, self._session, self._seen, False)
+            if not self._following:
                 return
 
+    def _hear(self, collected: Collected) -> None:
+        if collected.session != self._session:
+            self._session, self._seen, self._is_split = collected.session, 0, True
+        new = collected.notices[max(0, self._seen - collected.start) :]
+        self._seen = max(self._seen, collected.start + len(collected.notices))
+        if self._is_split:
+            self._submit_again()
+        for notice in new:
+            self._take(notice)
+
     def _submit_again(self) -> None:
-        """The shard knows nothing any more of what was submitted."""
-        self._registered.clear()
-        queued = {id(one) for one in self._queue}
-        again = [one for one in self._following.values() if id(one) not in queued]
-        _log.warning("%s has begun a new life; asking it for %d runs", self._peer.name, len(again))
-        self._queue += again
-        if self._queue and (self._flusher is None or self._flusher.done()):
-            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+        """What an earlier session took in is not known to this one."""
+        self._is_split = False
+        again = [one for others in self._following.values() for one in others if one.session not in {"", self._session}]
+        if again:
+            _log.warning("%s has begun a new life; asking it for %d runs", self._peer.name, len(again))
+            for one in again:
+                one.session = ""
+            self._send(*again)
 
     def _take(self, notice: Notice) -> None:
-        following = self._following.get(notice.run_id)
-        if following is None:
-            return
-        match notice:
-            case Told():
-                if following.on_told is not None:
-                    following.on_told(notice)
-            case Attached():
-                if following.on_attached is not None:
-                    following.on_attached(notice)
-            case Failed():
-                self._fail(following, error_of(notice.error, notice.message, dict(notice.fields)))
-            case Outcome(status="waiting"):
-                if following.on_waiting is not None:
-                    following.on_waiting(notice)
-            case Outcome():
-                del self._following[notice.run_id]
-                if not following.ended.done():
-                    following.ended.set_result(notice)
+        for following in tuple(self._following.get(notice.run_id, ())):
+            match notice:
+                case Told():
+                    if following.on_told is not None:
+                        following.on_told(notice)
+                case Attached():
+                    if following.on_attached is not None:
+                        following.on_attached(notice)
+                case Failed():
+                    self._fail(following, error_of(notice.error, notice.message, dict(notice.fields)))
+                case Outcome(status="waiting"):
+                    if following.on_waiting is not None:
+                        following.on_waiting(notice)
+                case Outcome():
+                    self.forget(following)
+                    for future, value in ((following.accepted, Accepted(notice.run_id)), (following.ended, notice)):
+                        if not future.done():
+                            future.set_result(value)  # type: ignore[arg-type]
 
     async def _patiently(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        pauses: Iterator[float] = iter(_PAUSES_S)
+        pauses: Iterator[float] = iter(self._pauses_s)
         lost_since: float | None = None
         loop = asyncio.get_running_loop()
         while True:
@@ -190,10 +251,11 @@ class Link:
                 return await call()
             except PeerLost as error:
                 lost_since = lost_since or loop.time()
-                if loop.time() - lost_since > _LOST_S_MAX:
-                    message = f"{self._peer.name} has been gone for {_LOST_S_MAX:.0f} s ({error}); runs can be resumed on another cluster"
+                lost_s = loop.time() - lost_since
+                if lost_s > self._lost_s_max:
+                    message = f"{self._peer.name} has been gone for {lost_s:.0f} s ({error}); runs can be resumed on another cluster"
                     raise StoreUnavailable(message) from None
-                await asyncio.sleep(next(pauses, 1.0))
+                await asyncio.sleep(next(pauses, self._pauses_s[-1]))
 
 
 def error_of(name: str, message: str, fields: dict[str, Any]) -> AgentRaftError:
@@ -203,32 +265,3 @@ def error_of(name: str, message: str, fields: dict[str, Any]) -> AgentRaftError:
     found = getattr(errors, name, None)
     kind = found if isinstance(found, type) and issubclass(found, AgentRaftError) else AgentRaftError
     return kind(message, **fields)
-
-
-def _also(first: Following, second: Following) -> None:
-    """Two in this program follow one run: what the first is told, the second is told too."""
-    first.ended.add_done_callback(lambda done: _copy(done, second.ended))
-    first.accepted.add_done_callback(lambda done: _copy(done, second.accepted))
-    for name in ("on_waiting", "on_told", "on_attached"):
-        one, other = getattr(first, name), getattr(second, name)
-        if other is not None:
-            setattr(first, name, other if one is None else _both(one, other))
-
-
-def _both(one: Callable[[Any], None], other: Callable[[Any], None]) -> Callable[[Any], None]:
-    def tell(notice: Any) -> None:
-        one(notice)
-        other(notice)
-
-    return tell
-
-
-def _copy(done: asyncio.Future[Any], other: asyncio.Future[Any]) -> None:
-    if other.done() or done.cancelled():
-        return
-    error = done.exception()
-    if error is not None:
-        other.set_exception(error)
-        other.exception()
-    else:
-        other.set_result(done.result())

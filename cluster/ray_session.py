@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray.exceptions import RayError
 from ray.util.state.exception import RayStateApiException
 
@@ -21,14 +22,15 @@ from agentraft_ray.errors import AgentRaftError, InvalidConfig
 
 __all__ = ["actor_names", "check_room", "describe", "is_running_somewhere", "join", "peer", "start_or_join", "stop"]
 
+_CONNECT_S = 5.0
 _DESCRIBE_S = 20.0
 
 
 def start_or_join(settings: ClusterSettings, address: str | None) -> bool:
     """Have a Ray to work with; whether it was joined or started here, so that leaving it is up to us. Raises InvalidConfig."""
+    wanted = _wanted(address)
     if ray.is_initialized():
         return False
-    wanted = _checked(address) or os.environ.get("RAY_ADDRESS")
     if wanted:
         return join(wanted)
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -47,11 +49,12 @@ def start_or_join(settings: ClusterSettings, address: str | None) -> bool:
 
 def join(address: str | None) -> bool:
     """Join the Ray cluster at `address`, else the one that RAY_ADDRESS names or that runs on this machine. Raises InvalidConfig."""
+    wanted = _wanted(address) or "auto"
     if ray.is_initialized():
         return False
-    wanted = _checked(address) or os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        ray.init(address=wanted, namespace=names.NAMESPACE, logging_level="warning")
+        with _on_loopback() if _is_on_loopback_alone(wanted) else contextlib.nullcontext():
+            ray.init(address=wanted, namespace=names.NAMESPACE, logging_level="warning")
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise InvalidConfig(
             f"no Ray cluster can be joined at {wanted!r} ({error}); start one with `ray start --head`, name it by RAY_ADDRESS, "
@@ -72,10 +75,11 @@ def peer(name: str) -> Peer:
 
 def is_running_somewhere(deployment: str) -> bool:
     """Whether a deployment of this name runs on the cluster that this process uses or RAY_ADDRESS names."""
+    wanted = _wanted(None)
     if not ray.is_initialized():
-        if not os.environ.get("RAY_ADDRESS"):
+        if not wanted:
             return False
-        join(None)
+        join(wanted)
     try:
         gateway.find(names.coordinator(deployment, 0))
     except PeerLost:
@@ -130,6 +134,32 @@ def check_room(settings: ClusterSettings, shard: ShardSettings) -> None:
         )
 
 
+def _is_on_loopback_alone(wanted: str) -> bool:
+    """Whether the Ray cluster at an address listens on loopback alone, as one does that a program has started for itself.
+
+    Raises ConnectionError where nobody listens; Ray would try for half a minute.
+    """
+    with _on_loopback():
+        found = services.canonicalize_bootstrap_address(wanted)
+    if found is None:
+        raise ConnectionError("none runs on this machine")
+    host, _, port = found.rpartition(":")
+    here = host in {"127.0.0.1", "localhost"}
+    if here and _listens(services.get_node_ip_address(), port):
+        return False
+    if not _listens(host.strip("[]"), port):
+        raise ConnectionError(f"nobody listens at {found}")
+    return here
+
+
+def _listens(host: str, port: str) -> bool:
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
     """Ray turns the loopback address into the machine's, and then listens to everybody, unless this says that there is one node."""
@@ -140,10 +170,12 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _checked(address: str | None) -> str | None:
-    if address is not None and address.startswith("ray://"):
+def _wanted(address: str | None) -> str | None:
+    """The address that was given here or by RAY_ADDRESS. Raises InvalidConfig for one that programs cannot work through."""
+    wanted = address or os.environ.get("RAY_ADDRESS") or None
+    if wanted is not None and wanted.startswith("ray://"):
         raise InvalidConfig(
-            f"{address!r} is a Ray Client address: there a program is not part of the cluster, loses its connection with its calls, and "
+            f"{wanted!r} is a Ray Client address: there a program is not part of the cluster, loses its connection with its calls, and "
             "cannot be called back. Submit the program as a job instead: ray job submit --working-dir . -- python your_program.py"
         )
-    return address
+    return wanted

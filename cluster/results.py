@@ -107,6 +107,8 @@ class Results:
         self._tell(last=True)
 
     def _start(self, task: Task) -> None:
+        if not isinstance(task, Task):
+            raise InvalidConfig(f"map takes tasks, not {task!r:.100}; wrap it: Task('what to do', inputs={{...}})")
         self._under_way += 1
         self._cluster.background.call(lambda: self._follow(task))
 
@@ -126,8 +128,9 @@ class Results:
         error = ended.exception()
         if error is None:
             self._end(follower.result_from(ended.result()))
-        elif isinstance(error, AgentRaftError):
-            self._end(self._cluster.failed(self._blueprint, follower.run_id, error))
+        else:
+            told = error if isinstance(error, AgentRaftError) else AgentRaftError(f"{type(error).__name__}: {error}")
+            self._end(self._cluster.failed(self._blueprint, follower.run_id, told))
 
     def _end(self, result: RunResult) -> None:
         self._ended.put(result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentraft_ray.cluster.coordinator import ClusterCoordinator
@@ -23,7 +23,7 @@ class ClusterRun:
 
     def __init__(self, cluster: Cluster, coordinator: ClusterCoordinator, run_id: str, follower: Follower | None = None) -> None:
         self.run_id = run_id
-        self.coordinator = coordinator
+        self.coordinator = cluster.on_its_loop(coordinator)  # calls block, so they can be made with or without a loop of the caller
         self._cluster = cluster
         self._follower = follower
 
@@ -39,19 +39,19 @@ class ClusterRun:
 
     def status(self) -> RunResult:
         """How the run stands now, from its log; its `status` says whether it runs, waits or is over."""
-        return self._call(lambda: self.coordinator.result(self.run_id))
+        return self._call(self.coordinator.result(self.run_id))
 
     def approve(self, step: str, *, by: str = "", note: str = "") -> None:
         """See `Coordinator.approve`."""
-        self._call(lambda: self.coordinator.approve(self.run_id, step, by=by, note=note))
+        self._call(self.coordinator.approve(self.run_id, step, by=by, note=note))
 
     def deny(self, step: str, *, by: str = "", note: str = "") -> None:
         """See `Coordinator.deny`."""
-        self._call(lambda: self.coordinator.deny(self.run_id, step, by=by, note=note))
+        self._call(self.coordinator.deny(self.run_id, step, by=by, note=note))
 
     def cancel(self, *, by: str = "") -> None:
         """See `Coordinator.cancel`."""
-        self._call(lambda: self.coordinator.cancel(self.run_id, by=by))
+        self._call(self.coordinator.cancel(self.run_id, by=by))
 
     async def _result(self) -> RunResult:
         if self._follower is None:
@@ -60,6 +60,5 @@ class ClusterRun:
         await asyncio.wait([ended])  # a caller that is cancelled or times out must not end it for the next one
         return self._follower.result_from(ended.result())
 
-    def _call(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Make a coordinator's call on a loop of its own: it may call the cluster's loop, which must not wait for itself."""
-        return asyncio.run(call())
+    def _call(self, call: Coroutine[Any, Any, T]) -> T:
+        return self._cluster.background.run(call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ def settings_of(**arguments: Any) -> ClusterSettings:
         raise InvalidConfig(f"AGENTRAFT_CONFIG names {named!r}, which is no file")
     try:
         return ClusterSettings(**arguments)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidConfig(f"{named or _FILE} or pyproject.toml, from which cluster settings come, is no TOML: {error}") from None
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']} (got {one['input']!r})" for one in error.errors())
         raise InvalidConfig(

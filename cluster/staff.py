@@ -67,7 +67,8 @@ class Staff:
         self._shard = shard
         self._groups = dict(shard.groups)
         self._nursery = RayNursery()
-        self._supervisor = Supervisor(self._nursery, self._children(), _report)
+        self._supervisor = Supervisor(self._nursery, self._children(), self._report)
+        self._is_ending = False
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -99,6 +100,7 @@ class Staff:
 
     async def end(self) -> None:
         """Drain the coordinators, then end everything."""
+        self._is_ending = True
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
@@ -159,6 +161,10 @@ class Staff:
         """With the groups that there are by now: one that is created anew knows them all."""
         return (encode(msgspec.structs.replace(self._shard, index=index, groups=self._groups)),)
 
+    def _report(self, event: SupervisorEvent) -> None:
+        is_news = event.kind not in {"created", "started"} and not self._is_ending
+        _log.log(logging.WARNING if is_news else logging.INFO, "%s was %s: %s", event.name, event.kind, event.why)
+
     async def _refuse_missing(self, wanted: list[str], wait_s: float = 0.0) -> None:
         """Raise InvalidConfig where an actor does not answer, after waiting for it."""
         loop = asyncio.get_running_loop()
@@ -177,11 +183,11 @@ class Staff:
 
 async def _until_gone(pids: list[int]) -> None:
     """Wait for processes of this machine to end, a few seconds at most."""
-    deadline = asyncio.get_running_loop().time() + _GONE_S
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and asyncio.get_running_loop().time() < deadline:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _GONE_S
+    while loop.time() < deadline and await asyncio.to_thread(_any_alive, pids):  # noqa: ASYNC110 - nobody tells us
         await asyncio.sleep(_POLL_S)
 
 
-def _report(event: SupervisorEvent) -> None:
-    level = logging.INFO if event.kind in {"created", "started"} else logging.WARNING
-    _log.log(level, "%s was %s: %s", event.name, event.kind, event.why)
+def _any_alive(pids: list[int]) -> bool:
+    return any(Path(f"/proc/{pid}").exists() for pid in pids)

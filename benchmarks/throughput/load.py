@@ -112,7 +112,7 @@ def our_load(directory: Path, *, shards: int = 1, workers: int = 2) -> Iterator[
     Its actors claim no CPUs, so that other programs of a benchmark find room beside it.
     """
     name = f"bench{secrets.token_hex(3)}"
-    sizes = {"shards": shards, "workers": workers, "worker_cpus": 0.0, "verifier_cpus": 0.0}
+    sizes: dict[str, Any] = {"shards": shards, "workers": workers, "worker_cpus": 0.0, "verifier_cpus": 0.0}
     with Cluster.launch(name=name, directory=directory, log_to_driver=False, **sizes) as cluster:
         yield OurLoad(cluster, directory, shards, workers)
 
@@ -125,6 +125,6 @@ def measure_ours(runs_at_a_time: int, steps: int, seconds: float) -> OursSample:
 
 
 def _grown(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]], role: str, figure: str) -> float:
-    return sum(
-        float(after[name].get(figure, 0)) - float(before[name].get(figure, 0)) for name in after if f"/{role}" in name and name in before
-    )
+    """How much a figure of all actors of a role has grown."""
+    names = [name for name in after if f"/{role}" in name and name in before]
+    return sum(float(after[name].get(figure, 0)) - float(before[name].get(figure, 0)) for name in names)

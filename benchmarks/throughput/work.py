@@ -1,4 +1,4 @@
-"""The pipeline that is measured: a chain of steps that do nothing, judged by rules. Imported by the workers."""
+"""The pipelines that are measured: chains of steps that do nothing, judged by rules. Imported by the workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import cache
 
 from agentraft_ray import Pipeline, RulesVerifier, Step, StepContext
 
-__all__ = ["RULES", "chain_of"]
+__all__ = ["RULES", "chain_of", "waiting_chain_of"]
 
 RULES = RulesVerifier()
 
@@ -21,4 +21,8 @@ def chain_of(steps: int) -> Pipeline:
     return Pipeline([Step(f"s{index}", _say) for index in range(steps)], name=f"throughput{steps}")
 
 
-CHAIN = chain_of(10)
+@cache
+def waiting_chain_of(steps: int) -> Pipeline:
+    """The same, but the last step runs only when a person lets it."""
+    block = [Step(f"s{index}", _say) for index in range(steps - 1)]
+    return Pipeline([*block, Step("last", _say, approve_before=True)], name=f"waiting{steps}")

@@ -98,10 +98,10 @@ async def _coordinator(audit: Audit, options: argparse.Namespace, progress: Prog
     from agentraft_ray.cluster import Cluster  # noqa: PLC0415 - Ray only where it is used
 
     print("starting a Ray cluster on this machine (some seconds; --in-process does without) ...", flush=True)
-    async with Cluster.launch(store=options.store, workers=2, log_to_driver=False) as cluster:
-        async with wrap(audit.pipeline, cluster=cluster, **settings) as coordinator:
-            progress.restart_clock()
-            yield coordinator
+    cluster = Cluster.launch(store=options.store, workers=2, log_to_driver=False)
+    async with cluster, wrap(audit.pipeline, cluster=cluster, **settings) as coordinator:
+        progress.restart_clock()
+        yield coordinator
 
 
 def _is_in_process(options: argparse.Namespace) -> bool:

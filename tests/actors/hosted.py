@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from agentraft_ray import Pipeline, RulesVerifier, Verifier
-from agentraft_ray.actors.messages import Judge, Loaded, Reply, Work, decode, encode
+from agentraft_ray.actors.messages import Judge, Loaded, Reply, Welcome, Work, decode, encode
 from agentraft_ray.actors.verifier import VerifierActor, VerifierSettings
 from agentraft_ray.actors.worker import WorkerActor, WorkerSettings
 from agentraft_ray.checkpoint.base import RunStore
@@ -88,7 +88,8 @@ class Client:
         return Judge(**values | fields)
 
     async def exchange(self, *requests: Work | Judge) -> list[Reply]:
-        replies = decode(await self.actor.exchange(self.name, encode(list(requests))), list[Reply])
+        came = decode(await self.actor.exchange(self.name, encode(list(requests))), list[Reply | Welcome])
+        replies = [reply for reply in came if not isinstance(reply, Welcome)]
         self.replies |= {reply.ticket: reply for reply in replies}
         return replies
 
