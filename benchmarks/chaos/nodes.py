@@ -49,7 +49,7 @@ def remove_nodes(directory: Path, *, count: int, tell: Callable[[str], None]) ->
     """Remove a node `count` times under load: the store's server and the runs, to be judged, what was done, and what got stuck."""
     server, runs = EmbeddedServer(directory / "data"), Runs.under(directory, lambda _number: None, _RUNS_MIN, "node")
     with _two_nodes() as nodes, Cluster.launch(
-        address=nodes.address, name=_NAME, shards=1, workers=1, worker_cpus=0.1, verifiers=1, group_workers=2,
+        name=_NAME, shards=1, workers=1, worker_cpus=0.1, verifiers=1, group_workers=2,
         directory=server.directory, lease_ttl_s=LEASE_TTL_S, restarts_max=1_000_000,
     ) as cluster:  # fmt: skip
         results = cluster.map(
@@ -75,6 +75,7 @@ def _two_nodes() -> Iterator[Any]:
     nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 4, **_node()})
     try:
         nodes.add_node(num_cpus=1, **_node())
+        ray.init(address=nodes.address, namespace=names.NAMESPACE, log_to_driver=False, logging_level="error")  # else all of its logs
         yield nodes
     finally:
         ray.shutdown()
