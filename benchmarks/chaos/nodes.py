@@ -138,14 +138,15 @@ class _Removals:
         self._nodes.remove_node(node, allow_graceful=False)
         self._tally.look()
         affected = set().union(*map(self._tally.open_at, pids)) & self._runs.live()
-        strike.affected = len(affected)
-        if affected:
-            seen = self._watch.wait_for(self._watch.lengths(affected), StepCommitted, _RECOVERY_S)
+        lengths = self._watch.unfinished(affected)
+        strike.affected = len(lengths)
+        if lengths:
+            seen = self._watch.wait_for(lengths, StepCommitted, _RECOVERY_S)
             strike.recovery_s = None if seen is None else seen - began
         self.strikes.append(strike)
-        went_on = "never went on" if strike.recovery_s is None else f"went on after {strike.recovery_s:.2f} s"
-        self._tell(f"{len(self.strikes):>5} node         {strike.victim}: hit {strike.affected} runs, {went_on}")
-        if affected and strike.recovery_s is None:
+        went_on = "" if not lengths else ", never went on" if strike.recovery_s is None else f", went on after {strike.recovery_s:.2f} s"
+        self._tell(f"{len(self.strikes):>5} node         {strike.victim}: hit {strike.affected} runs{went_on}")
+        if lengths and strike.recovery_s is None:
             self.stuck.append(f"node ({strike.victim}): none of {strike.affected} affected runs went on")
 
     def _pids(self) -> list[int]:
