@@ -175,9 +175,9 @@ class CoordinatorActor(Controlled):
 
     async def configure(self, groups: dict[str, list[str]], verifiers: list[str]) -> None:
         """Workers and verifiers have been added."""
-        self.at_work()
-        for group, workers in groups.items():
-            self._pool_of(group).replace_peers([self._make_peer(name) for name in workers])
+        await self._ready()
+        self._add_workers(groups)
+        await self.succession.note_groups(groups)
         self.judges.replace_peers([self._make_peer(name) for name in verifiers])
 
     async def shut_down(self) -> int:
@@ -199,6 +199,10 @@ class CoordinatorActor(Controlled):
             for pool in (self.judges, *self.pools.values()):
                 pool.close()
         return len(self.shard.runs)
+
+    def _add_workers(self, groups: dict[str, list[str]]) -> None:
+        for group, workers in groups.items():
+            self._pool_of(group).replace_peers([self._make_peer(name) for name in workers])
 
     # --- start -----------------------------------------------------------------------------------------------------------------
 
@@ -223,6 +227,7 @@ class CoordinatorActor(Controlled):
             try:
                 await self.store.open()
                 is_restart = await self.succession.begin(self.owner.id)
+                self._add_workers(await self.succession.noted_groups())
                 await self.owner.__aenter__()
             except StoreUnavailable as error:
                 _log.warning("coordinator %d cannot begin yet: %s", self.settings.index, error)
