@@ -26,7 +26,7 @@ def run_program(*args: str, env: dict[str, str] | None = None) -> list[dict[str,
     """What a program of `tests.ray.programs` said, in order."""
     command = [sys.executable, "-m", "tests.ray.programs", *args]
     try:
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PROGRAM_S + 5)
+        done = subprocess.run(command, check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PROGRAM_S + 5)
     except subprocess.TimeoutExpired as error:
         raise AssertionError(f"{args[0]} does not end; it said {error.stdout!r}, and {(error.stderr or b'').decode()}") from None
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -35,7 +35,7 @@ def run_program(*args: str, env: dict[str, str] | None = None) -> list[dict[str,
 
 def alone(environment: dict[str, str]) -> dict[str, str]:
     """An environment in which nothing leads to the Ray of these tests."""
-    return {name: value for name, value in environment.items() if name not in {"RAY_ADDRESS"}}
+    return {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
 
 
 def test_a_cluster_leaves_no_process_no_thread_and_no_socket_behind(
@@ -119,7 +119,7 @@ def test_settings_that_cannot_be_are_named(cluster: Cluster, tmp_path: Path, bad
 
 @pytest.mark.parametrize(
     ("place", "text"),
-    [("agentraft.toml", "workers = 0\n"), ("agentraft.toml", "workers = = 3\n"), ("pyproject.toml", "[tool.agentraft]\nworkers = 'x'\n")],
+    [("agentraft.toml", "workers = 0\n"), ("agentraft.toml", "workers = = 3\n"), ("pyproject.toml", "[tool.agentraft]\nshards = 'x'\n")],
 )
 def test_a_bad_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, text: str) -> None:
     monkeypatch.chdir(tmp_path)
