@@ -147,8 +147,9 @@ class CoordinatorActor(Controlled):
         return encode(await self.desk.collect(client, session, seen, waits=waits))
 
     async def describe(self) -> bytes:
-        """The settings of this shard: all that a program must know to use the cluster."""
-        return encode(self.settings)
+        """The settings of this shard, with the groups of workers that there are by now: all that a program must know."""
+        groups = {group: pool.peers for group, pool in self.pools.items() if pool.peers}
+        return encode(msgspec.structs.replace(self.settings, groups=groups))
 
     async def resume(self, run_ids: list[str]) -> None:
         """Begin a new life of runs that wait here, or pick them up."""

@@ -100,6 +100,14 @@ class Supervisor:
             self._children[spec.name] = Child(self._clock())
             await self._create(spec, "it is wanted")
 
+    async def remove(self, name: str) -> None:
+        """End a child and look after it no more; nothing happens where there is none of that name."""
+        spec = next((one for one in self._specs if one.name == name), None)
+        if spec is not None:
+            await self._done(spec, "kill", self._nursery.kill(name, False))
+            self._specs.remove(spec)
+            self._children.pop(name, None)
+
     async def run(self) -> None:
         """Look after the children until cancelled."""
         while True:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
 from agentraft_ray.actors.control import Figures
+from agentraft_ray.actors.exchange import Outbox
 from agentraft_ray.actors.hosting import ExchangeHost, LoadDefinition, OpenStore
 from agentraft_ray.actors.lanes import Request
 from agentraft_ray.actors.messages import Raised, Reply, Returned, Returning, Work, decode
@@ -27,7 +31,8 @@ __all__ = ["WorkerActor", "WorkerSettings"]
 
 class WorkerSettings(msgspec.Struct, frozen=True):
     """How a worker is made. `store` describes the store that it reads from, None for none; `slots` = steps at a time, None for as
-    many as come; `hold_s` = how long an exchange without replies is held."""
+    many as come; `hold_s` = how long an exchange without replies is held. `ends_after_s` = the process of a worker for isolated
+    steps ends so long after the time-out of a step that has not stopped by then; None: such a step is only given up."""
 
     store: bytes | None = None
     slots: int | None = None
@@ -35,12 +40,20 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     hold_s: float = 2.0
     payload_bytes_max: int = 8 * 1024 * 1024
     encryption_key: bytes | None = None
+    ends_after_s: float | None = None
 
 
 class WorkerActor(ExchangeHost):
-    """Runs steps. `settings` = encoded `WorkerSettings`."""
+    """Runs steps. `settings` = encoded `WorkerSettings`; `leave` ends the process."""
 
-    def __init__(self, settings: bytes, *, load: LoadDefinition | None = None, open_store: OpenStore | None = None) -> None:
+    def __init__(
+        self,
+        settings: bytes,
+        *,
+        load: LoadDefinition | None = None,
+        open_store: OpenStore | None = None,
+        leave: Callable[[int], Any] = os._exit,
+    ) -> None:
         chosen: WorkerSettings = decode(settings, WorkerSettings)
         super().__init__(
             slots=chosen.slots,
@@ -52,6 +65,9 @@ class WorkerActor(ExchangeHost):
         )
         self._threads = StepThreads(chosen.step_threads_max)
         self._payload_bytes_max = chosen.payload_bytes_max
+        self._ends_after_s = chosen.ends_after_s
+        self._leave = leave
+        self._is_doomed = False  # a step has overrun its time, and may not have stopped
 
     async def exchange(self, client: str, batch: bytes) -> bytes:
         """Take in a batch of `Work`; the replies that are ready, once there are any, at the latest after `hold_s`."""
@@ -91,7 +107,28 @@ class WorkerActor(ExchangeHost):
     def _run(self, running: RunningStep, overdue: Callable[[RunningStep], None] | None) -> Awaitable[StepReturned | StepRaised]:
         request: Request = running.call
         types = request.definition.output_types
-        return running.run(self._threads, self._payload_bytes_max, types[request.ask.step % len(types)], overdue)
+        work = running.run(self._threads, self._payload_bytes_max, types[request.ask.step % len(types)], overdue)
+        return (
+            work if self._ends_after_s is None or running.timeout_s is None else self._watched(work, running.timeout_s, self._ends_after_s)
+        )
+
+    async def _watched(self, work: Awaitable[StepReturned | StepRaised], timeout_s: float, grace_s: float) -> StepReturned | StepRaised:
+        """Do it with a watch that ends this process when the step has not stopped: it may block this loop, or hang in its thread."""
+        watch = threading.Timer(timeout_s + grace_s, self._leave, (1,))
+        watch.daemon = True
+        watch.start()
+        try:
+            return await work
+        finally:
+            if not self._threads.overdue:
+                watch.cancel()
+                self._is_doomed = False
+
+    def _admit(self, outbox: Outbox[Request], ask: Any) -> None:
+        if self._is_doomed:
+            outbox.put(Returning(ask.ticket))
+        else:
+            super()._admit(outbox, ask)
 
     def waits(self, request: Request) -> None:
         """The clock of an async step rings from here on; most are done before they would need one."""
@@ -122,6 +159,9 @@ class WorkerActor(ExchangeHost):
     def _overdue(self, running: RunningStep) -> None:
         """The time of a step is over: the coordinator is told, and the step is stopped if it can be."""
         request: Request = running.call
+        if self._ends_after_s is not None:  # this process may be about to end: what waits here is better off elsewhere
+            self._is_doomed = True
+            self._forget(self._lanes.take_back())
         self._end(request, _reply(request.ask.ticket, running.timed_out()))
 
     def _figures(self) -> Figures:

@@ -14,7 +14,7 @@ from agentraft_ray.actors import names
 from agentraft_ray.actors.client_messages import Submission
 from agentraft_ray.actors.coordinator import ShardSettings
 from agentraft_ray.actors.definitions import definition_of, document_name, load_blueprint
-from agentraft_ray.actors.messages import encode
+from agentraft_ray.actors.messages import decode, encode
 from agentraft_ray.actors.peers import Peer
 from agentraft_ray.actors.remote_store import ClusterStore
 from agentraft_ray.api import wrap
@@ -28,7 +28,7 @@ from agentraft_ray.cluster.results import Progress, Results
 from agentraft_ray.cluster.run import ClusterRun
 from agentraft_ray.cluster.settings import settings_of
 from agentraft_ray.cluster.staff import Staff, shard_settings
-from agentraft_ray.errors import AgentRaftError, FingerprintMismatch, StoreError
+from agentraft_ray.errors import AgentRaftError, FingerprintMismatch, InvalidConfig, StoreError
 from agentraft_ray.identity import check_run_id
 from agentraft_ray.pipeline import Pipeline, Task
 from agentraft_ray.result import RunResult
@@ -182,6 +182,8 @@ class Cluster:
         self._definitions[blueprint.plan.fingerprint] = definition
         if self._staff is not None:
             await self._staff.make_groups(blueprint)
+        else:
+            await self._refuse_groups(blueprint)
 
         def environment() -> Environment:
             """For what only reads logs or writes to inboxes; no step ever runs in it."""
@@ -190,6 +192,16 @@ class Cluster:
             return Environment(blueprint, store, seal, RunLogs(store, seal), Breakers(blueprint.policy, None), StepThreads(1), owner)
 
         return ClusterCoordinator(self, blueprint, environment, on_event)
+
+    async def _refuse_groups(self, blueprint: Blueprint) -> None:
+        """Raise InvalidConfig for steps whose workers only the program that launched this deployment can start."""
+        there: ShardSettings = decode(await self._links[0].call("describe"), ShardSettings)
+        for step in blueprint.pipeline.block:
+            if names.group_of(step.num_cpus, step.num_gpus, dict(step.resources or {}), step.isolate) not in there.groups:
+                raise InvalidConfig(
+                    f"step {step.name!r} asks for resources or isolation for which the cluster {self.name!r} has no workers; only the "
+                    "program that launched it can start them: wrap the pipeline there once, or launch a cluster in this program"
+                )
 
     def map(
         self,

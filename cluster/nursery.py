@@ -67,6 +67,12 @@ class RayNursery:
         create = partial(options.create, num_cpus=place.num_cpus, num_gpus=place.num_gpus, resources=place.resources)
         self._handles[spec.name] = await asyncio.to_thread(create, place.role, spec.name, place.args())
 
+    def forget(self, name: str) -> None:
+        """Drop the handle of an actor, which ends with it."""
+        self.places.pop(name, None)
+        self._handles.pop(name, None)
+        self._peers.pop(name, None)
+
     async def _call(self, name: str, method: str) -> Any:
         peer = self._peers.get(name) or self._peers.setdefault(name, gateway.RayPeer(name))
         try:

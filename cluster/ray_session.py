@@ -19,8 +19,19 @@ from agentraft_ray.actors.messages import decode
 from agentraft_ray.actors.peers import Peer, PeerLost
 from agentraft_ray.cluster.settings import ClusterSettings
 from agentraft_ray.errors import AgentRaftError, InvalidConfig
+from agentraft_ray.pipeline import Step
 
-__all__ = ["actor_names", "check_room", "describe", "is_running_somewhere", "join", "peer", "start_or_join", "stop"]
+__all__ = [
+    "actor_names",
+    "check_room",
+    "describe",
+    "is_running_somewhere",
+    "join",
+    "missing_resources",
+    "peer",
+    "start_or_join",
+    "stop",
+]
 
 _CONNECT_S = 5.0
 _DESCRIBE_S = 20.0
@@ -158,6 +169,15 @@ def _listens(host: str, port: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def missing_resources(step: Step) -> str:
+    """What a step asks for that no single living node has at all, "" for nothing: "accelerator 1, GPU 2"."""
+    wanted = {"CPU": step.num_cpus or 0.0, "GPU": step.num_gpus or 0.0, **(step.resources or {})}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(name, 0.0) >= amount for name, amount in wanted.items()) for node in nodes):
+        return ""
+    return ", ".join(f"{name} {amount:g}" for name, amount in wanted.items() if amount)
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ class ClusterSettings(BaseSettings):
     durability: str = Field("fsync", description="what the store must promise: fsync, replicated(n), memory or trust-server")
     encryption_key: SecretStr | None = Field(None, description="32 bytes in base64; records and blobs are encrypted with it")
     lease_ttl_s: float = Field(10.0, gt=0, description="after so long without a sign of life another coordinator takes over")
+    start_s: float = Field(120.0, gt=0, description="how long actors may take to be placed and to answer for the first time")
     hung_s: float = Field(30.0, gt=0, description="an actor that does not answer for so long is ended and started anew")
     worker_hung_s: float = Field(300.0, gt=0, description="the same for workers and verifiers, whose loops a step may block for a while")
     restarts_max: int = Field(10, ge=1, description="restarts of one actor in a minute; one that needs more is left alone for a while")

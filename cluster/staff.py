@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from functools import partial
@@ -16,11 +17,13 @@ from agentraft_ray.actors.breaker_messages import BreakerSettings
 from agentraft_ray.actors.children import ChildSpec
 from agentraft_ray.actors.coordinator import ShardSettings
 from agentraft_ray.actors.messages import encode
+from agentraft_ray.actors.peers import PeerLost
 from agentraft_ray.actors.store_spec import StoreSpec
 from agentraft_ray.actors.supervisor import Supervisor, SupervisorEvent
 from agentraft_ray.actors.verifier import VerifierSettings
 from agentraft_ray.actors.wiring import cluster_store
 from agentraft_ray.actors.worker import WorkerSettings
+from agentraft_ray.cluster import ray_session
 from agentraft_ray.cluster.nursery import Place, RayNursery
 from agentraft_ray.cluster.settings import ClusterSettings
 from agentraft_ray.config import Limits
@@ -32,11 +35,11 @@ __all__ = ["Staff", "shard_settings"]
 
 _log = logging.getLogger("agentraft_ray")
 
-_START_S = 120.0
 _DRAIN_S = 15.0
 _POLL_S = 0.05
 _GONE_S = 5.0
 _OVERDUE_THREADS_MAX = 16
+_ISOLATED_ENDS_AFTER_S = 2.0
 
 
 def shard_settings(settings: ClusterSettings) -> ShardSettings:
@@ -69,12 +72,14 @@ class Staff:
         self._nursery = RayNursery()
         self._supervisor = Supervisor(self._nursery, self._children(), self._report)
         self._is_ending = False
+        self._making = asyncio.Lock()
+        self._telling: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start everything; returns when all answer. Raises InvalidConfig for what cannot be placed."""
         try:
-            async with asyncio.timeout(_START_S):
+            async with asyncio.timeout(self._settings.start_s):
                 await self._supervisor.start()
         except TimeoutError:
             await self._refuse_missing(list(self._nursery.places))
@@ -82,20 +87,42 @@ class Staff:
         self._watch = asyncio.get_running_loop().create_task(self._supervisor.run(), name="supervisor")
 
     async def make_groups(self, blueprint: Blueprint) -> None:
-        """Start workers for the steps of a pipeline that ask for resources of their own, and make them known to the coordinators."""
-        new: dict[str, list[str]] = {}
-        for step in blueprint.pipeline.block:
-            group = names.group_of(step.num_cpus, step.num_gpus, dict(step.resources or {}), step.isolate)
-            if group in self._groups:
-                continue
-            made = [names.worker(self._settings.name, group, number) for number in range(self._settings.group_workers)]
-            self._groups[group] = new[group] = made
+        """Start workers for the steps of a pipeline that ask for resources of their own, and make them known to the coordinators.
+
+        Raises InvalidConfig where these do not start in time.
+        """
+        async with self._making:
+            new: dict[str, Step] = {}
+            for step in blueprint.pipeline.block:
+                group = names.group_of(step.num_cpus, step.num_gpus, dict(step.resources or {}), step.isolate)
+                if group not in self._groups:
+                    new.setdefault(group, step)
+            for group, step in new.items():
+                await self._make_group(group, step)
+            if new:
+                await asyncio.gather(*(self._configure(index) for index in range(self._shard.shards)))
+
+    async def _make_group(self, group: str, step: Step) -> None:
+        made = [names.worker(self._settings.name, group, number) for number in range(self._settings.group_workers)]
+        missing = ray_session.missing_resources(step)
+        if missing:
+            _log.warning("step %r asks for %s, which no node has now; waiting for one that does", step.name, missing)
+        for name in made:
+            await self._supervisor.add(self._worker(name, step))
+        try:
+            await self._refuse_missing(made, wait_s=self._settings.start_s)
+        except InvalidConfig as error:
             for name in made:
-                await self._supervisor.add(self._worker(name, step))
-        if not new:
-            return
-        await self._refuse_missing([name for group in new.values() for name in group], wait_s=_START_S)
-        for index in range(self._shard.shards):
+                await self._supervisor.remove(name)
+                self._nursery.forget(name)
+            missing = ray_session.missing_resources(step)
+            why = f"it asks for {missing}, which no node of this Ray cluster has; add one, or ask for less" if missing else str(error)
+            raise InvalidConfig(f"no worker for step {step.name!r}: {why}") from None
+        self._groups[group] = made
+
+    async def _configure(self, index: int) -> None:
+        """Tell a coordinator about the groups that were added since its settings were made."""
+        with contextlib.suppress(PeerLost):  # one that is being restarted is told when it answers
             await gateway.RayPeer(names.coordinator(self._settings.name, index)).call("configure", self._groups, [])
 
     async def end(self) -> None:
@@ -152,7 +179,9 @@ class Staff:
     def _worker(self, name: str, step: Step | None) -> ChildSpec:
         """A worker for any steps, or for those that demand what `step` does: these run one at a time."""
         shard, key = self._shard, self._shard.encryption_key.encode() or None
-        args = (encode(WorkerSettings(encode(shard.store), None if step is None else 1, encryption_key=key)),)
+        ends_after_s = _ISOLATED_ENDS_AFTER_S if step is not None and step.isolate else None
+        chosen = WorkerSettings(encode(shard.store), None if step is None else 1, encryption_key=key, ends_after_s=ends_after_s)
+        args = (encode(chosen),)
         if step is None:
             return self._child(name, Place("worker", lambda: args, self._settings.worker_cpus))
         return self._child(name, Place("worker", lambda: args, step.num_cpus or 0.0, step.num_gpus or 0.0, dict(step.resources or {})))
@@ -162,6 +191,10 @@ class Staff:
         return (encode(msgspec.structs.replace(self._shard, index=index, groups=self._groups)),)
 
     def _report(self, event: SupervisorEvent) -> None:
+        if event.role == "coordinator" and event.kind in {"started", "restarted"} and len(self._groups) > 1:
+            task = asyncio.get_running_loop().create_task(self._configure(int(event.name.rpartition("/")[2])))
+            self._telling.add(task)  # Ray starts it anew with the settings of its first life
+            task.add_done_callback(self._telling.discard)
         is_news = event.kind not in {"created", "started"} and not self._is_ending
         _log.log(logging.WARNING if is_news else logging.INFO, "%s was %s: %s", event.name, event.kind, event.why)
 
@@ -174,9 +207,10 @@ class Staff:
             if not missing:
                 return
             if loop.time() >= deadline:
+                some = ", ".join(missing[:5])
                 raise InvalidConfig(
-                    f"{len(missing)} of {len(wanted)} actors did not start within {_START_S:.0f} s ({', '.join(missing[:5])}). Ray may "
-                    "lack the CPUs, GPUs or resources that they claim: see `ray status`, and lower workers=, worker_cpus= or num_gpus="
+                    f"{len(missing)} of {len(wanted)} actors did not start within {self._settings.start_s:g} s ({some}). Ray may lack the "
+                    "CPUs, GPUs or resources that they claim: see `ray status`, and lower workers=, worker_cpus= or num_gpus="
                 )
             await asyncio.sleep(_POLL_S)
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agentraft_ray import Pipeline, Step, StepContext, Task, wrap
+from agentraft_ray import Pipeline, Step, Task, wrap
 from agentraft_ray.cluster import Cluster
 from agentraft_ray.errors import InvalidConfig
 
@@ -23,13 +23,6 @@ def say(**facts: Any) -> None:
     """Tell the test something."""
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
-
-
-def shout(ctx: StepContext) -> str:
-    return ctx.task.goal.upper()
-
-
-OF_THE_PROGRAM = Pipeline([Step("shout", shout)], name="of the program")  # in `__main__`, so it travels by value
 
 
 def descendants() -> list[int]:
@@ -103,22 +96,27 @@ def busy(directory: str, tally: str, count: str, seconds: str) -> None:
 
 def visit(name: str, run_id: str, asking_id: str) -> None:
     """Join a deployment that another process has launched, and work with it."""
+    own = Pipeline([Step("shout", lambda ctx: ctx.task.goal.upper())], name="of the program")  # has no path: it travels by value
     with Cluster.connect(name=name) as cluster:
         say(output=cluster.handle(run_id).result(20).output)
         handle = cluster.handle(asking_id)
         handle.approve("s01", by="the visitor")
         say(approved=handle.result(20).output)
-        say(mapped=sorted(str(result.output) for result in cluster.map(OF_THE_PROGRAM, [Task("one"), Task("two")])))
+        say(mapped=sorted(str(result.output) for result in cluster.map(own, [Task("one"), Task("two")])))
         with Cluster.auto(name=name) as same:
             say(auto=same.name)
-        run = cluster.submit(OF_THE_PROGRAM, Task("three"))
+        run = cluster.submit(own, Task("three"))
         run.result(20)
         say(left=run.run_id)
+        try:
+            wrap(Pipeline([Step("fly", lambda ctx: "up", resources={"wings": 2})]), cluster=cluster)
+        except InvalidConfig as error:
+            say(refused=str(error))
 
 
 def nowhere() -> None:
     """Join a Ray that is not there."""
-    for address in (None, "127.0.0.1:1", "no address"):
+    for address in ("127.0.0.1:1", "no address"):
         began = time.monotonic()
         try:
             Cluster.connect(address)

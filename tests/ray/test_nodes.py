@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from agentraft_ray import Task
+from agentraft_ray import Pipeline, Step, Task, wrap
 from agentraft_ray.cluster import Cluster
 from agentraft_ray.errors import InvalidConfig
 from tests.ray.pipelines import HANGING, ON_ACCELERATOR, ON_GPU, executions
@@ -66,12 +68,25 @@ def test_a_gpu_step_runs_on_the_gpu_and_several_nodes_of_one_machine_may_share_t
         assert [result.output for result in cluster.map(ON_GPU, [Task("train")])] == [*nodes_with("GPU")]
 
 
-def test_resources_that_no_node_has_are_refused_with_what_is_missing(cluster: Cluster) -> None:
-    from agentraft_ray import Pipeline, Step
-
+def test_resources_that_no_node_has_are_refused_with_what_is_missing(nodes: Any, short_directory: Path) -> None:
     pipeline = Pipeline([Step("fly", lambda ctx: "up", resources={"wings": 2})])
-    with pytest.raises(InvalidConfig, match="'fly'.*wings.*no node"):
-        cluster.map(pipeline, [Task("fly")])
+    with Cluster.launch(name="flightless", directory=short_directory, workers=1, worker_cpus=0.1, start_s=20.0) as cluster:
+        cluster._staff._settings.__dict__["start_s"] = 1.0  # what has started may have taken longer than this test has patience
+        for _ in range(2):
+            with pytest.raises(InvalidConfig, match="no worker for step 'fly': it asks for wings 2, which no node .* has; add one"):
+                wrap(pipeline, cluster=cluster)
+        assert [name for name in cluster.stats() if "wings" in name] == []
+
+
+def test_a_coordinator_that_comes_back_knows_the_groups_that_were_added(
+    add_node: Callable[..., Any], cluster: Cluster, short_directory: Path
+) -> None:
+    add_node(resources={"accelerator": 1})
+    assert next(iter(cluster.map(ON_ACCELERATOR, [Task("before")]))).success
+    for shard in range(2):
+        os.kill(int(cluster.stats()[f"default/coordinator/{shard}"]["pid"]), signal.SIGKILL)
+    results = list(cluster.map(ON_ACCELERATOR, [Task(f"after {number}") for number in range(6)]))
+    assert {result.output for result in results} == nodes_with("accelerator")
 
 
 def test_a_step_that_hangs_in_a_worker_of_its_own_is_ended_for_good(cluster: Cluster, tmp_path: Path) -> None:
