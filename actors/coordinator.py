@@ -21,10 +21,11 @@ from agentraft_ray.actors.control import Controlled, Figures
 from agentraft_ray.actors.desk import Desk
 from agentraft_ray.actors.intake import ATTACHED, Intake
 from agentraft_ray.actors.live import LiveRun, Program
+from agentraft_ray.actors.loading import load_at_workers
 from agentraft_ray.actors.messages import Judge, Loaded, Reply, Work, decode, encode
 from agentraft_ray.actors.outcomes import outcome_of
 from agentraft_ray.actors.pace import ShardPace
-from agentraft_ray.actors.peers import Peer, PeerLost
+from agentraft_ray.actors.peers import Peer
 from agentraft_ray.actors.pools import Pool
 from agentraft_ray.actors.programs import Programs
 from agentraft_ray.actors.remote_store import ClusterStore
@@ -126,7 +127,7 @@ class CoordinatorActor(Controlled):
         await self._ready()
         try:
             program = await self.programs.load(definition)
-            loaded = await self._load_at_workers(program)
+            loaded = await load_at_workers(program, lambda group: self._pool_of(group).peers, self._make_peer, self.pace)
             if not loaded.error:  # else nobody gets to know it, and nothing was written
                 await self.programs.keep(program)
             return encode(loaded)
@@ -175,9 +176,9 @@ class CoordinatorActor(Controlled):
 
     async def configure(self, groups: dict[str, list[str]], verifiers: list[str]) -> None:
         """Workers and verifiers have been added."""
-        self.at_work()
-        for group, workers in groups.items():
-            self._pool_of(group).replace_peers([self._make_peer(name) for name in workers])
+        await self._ready()
+        self._add_workers(groups)
+        await self.succession.note_groups(groups)
         self.judges.replace_peers([self._make_peer(name) for name in verifiers])
 
     async def shut_down(self) -> int:
@@ -199,6 +200,10 @@ class CoordinatorActor(Controlled):
             for pool in (self.judges, *self.pools.values()):
                 pool.close()
         return len(self.shard.runs)
+
+    def _add_workers(self, groups: dict[str, list[str]]) -> None:
+        for group, workers in groups.items():
+            self._pool_of(group).replace_peers([self._make_peer(name) for name in workers])
 
     # --- start -----------------------------------------------------------------------------------------------------------------
 
@@ -223,6 +228,7 @@ class CoordinatorActor(Controlled):
             try:
                 await self.store.open()
                 is_restart = await self.succession.begin(self.owner.id)
+                self._add_workers(await self.succession.noted_groups())
                 await self.owner.__aenter__()
             except StoreUnavailable as error:
                 _log.warning("coordinator %d cannot begin yet: %s", self.settings.index, error)
@@ -269,34 +275,6 @@ class CoordinatorActor(Controlled):
             breakers = self._breakers[policy] = ClusterBreakers(peer, policy, self.owner.id, self.shard.permitted, pace=self.pace.breakers)
             breakers.start()
         program.breakers = breakers
-
-    async def _load_at_workers(self, program: Program) -> Loaded:
-        for group in sorted(set(program.groups)):
-            loaded = await self._load_at_one(group, program)
-            if loaded.error or loaded.fingerprint != program.fingerprint:
-                return loaded
-        return Loaded(program.fingerprint)
-
-    async def _load_at_one(self, group: str, program: Program) -> Loaded:
-        """What the first worker of a group that answers makes of a definition; one that is being restarted is waited for."""
-        deadline = time.monotonic() + self.pace.load_wait_s
-        while True:
-            workers = self._pool_of(group).peers
-            if not workers:  # its steps wait until there are some
-                return Loaded(program.fingerprint)
-            for name in workers:
-                try:
-                    loaded: Loaded = decode(await self._make_peer(name).call("load", program.definition), Loaded)
-                except PeerLost as error:
-                    lost = error
-                    continue
-                if not loaded.error and loaded.fingerprint != program.fingerprint:
-                    why = f"worker {name} imports another pipeline under that name than this program has; its files differ"
-                    return Loaded(loaded.fingerprint, "FingerprintMismatch", why)
-                return loaded
-            if time.monotonic() >= deadline:
-                raise StoreUnavailable(f"no worker of group {group!r} answers, so nobody knows whether it can load the pipeline: {lost}")
-            await asyncio.sleep(self.pace.tick_s)
 
     # --- what goes out ---------------------------------------------------------------------------------------------------------
 

@@ -109,6 +109,11 @@ class Pool:
         if not is_held:
             self._wake()
 
+    def is_quiet(self) -> bool:
+        """Whether nothing may leave. Asked right before it would: a process that was stopped wakes up with what it was about to send."""
+        self.is_held = self.is_held or self._is_late()
+        return self.is_held
+
     def close(self) -> None:
         """Stop everything; what is open is nobody's business any more."""
         for lane in self._lanes:
@@ -116,9 +121,7 @@ class Pool:
 
     def _wake(self) -> None:
         self._is_waking = False
-        # Asked right before anything leaves: a process that was stopped wakes up with what it was about to send.
-        self.is_held = self.is_held or self._is_late()
-        if self.is_held:
+        if self.is_quiet():
             return
         reserved = next((lane for lane in self._lanes if lane.is_ready and not lane.open), None) if self.alone else None
         if reserved is not None:
@@ -299,7 +302,9 @@ class _Lane:
             return
         again = [request for request in requests if request.ticket in self.open]
         if loaded.fingerprint == definition:
-            if again:
+            if again and self.pool.is_quiet():
+                self._give_back(again)
+            elif again:
                 self._start(again)
             return
         why = loaded.message or "its modules make another pipeline than the one that was admitted"
@@ -307,6 +312,14 @@ class _Lane:
         for request in again:
             del self.open[request.ticket]
         self.pool.on_replies([Raised(request.ticket, FailureCause.RAISED.value, text, final=True) for request in again])
+        self._settle()
+
+    def _give_back(self, requests: list[Request]) -> None:
+        """They were not begun here, and must not be now: they wait with the others, where they can still be called off."""
+        waiting = self.pool.alone if self.is_exclusive else self.pool.queue
+        for request in reversed(requests):
+            del self.open[request.ticket]
+            waiting.appendleft(request)
         self._settle()
 
     def _lost(self, error: Exception) -> None:

@@ -79,7 +79,7 @@ class Programs:
             self._known[program.fingerprint] = program
 
 
-def _nothing(_: Program) -> None:
+def _nothing(program: Program) -> None:
     """A hook that nobody has set."""
 
 

@@ -57,7 +57,7 @@ class ClusterStore(LoggedCheckpointStore):
 
     async def close(self) -> None:
         """See `RunStore.close`."""
-        while self._sender is not None:
+        while self._sender is not None and not self._sender.done():  # one that was cancelled before it began has not said so
             await asyncio.wait([self._sender])
         await self.reader.close()
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from agentraft_ray.actors.intake import Intake
+from agentraft_ray.actors.messages import decode, encode
 from agentraft_ray.actors.names import shard_of
 from agentraft_ray.checkpoint.base import RunMeta, RunStore
 from agentraft_ray.errors import StoreError
@@ -50,6 +51,19 @@ class Succession:
         if noted != owner:
             await self._store.put_document(self._note(self._index), owner.encode())
         return is_restart
+
+    async def note_groups(self, groups: dict[str, list[str]]) -> None:
+        """Note the workers of each group for whoever comes after us: Ray restarts a coordinator with the arguments of its first life."""
+        await self._store.put_document(self._groups_note, encode((self._cluster, groups)))
+
+    async def noted_groups(self) -> dict[str, list[str]]:
+        """The groups that were noted in this very cluster; none where there is no such note."""
+        noted = await self._store.document(self._groups_note)
+        if noted is None:
+            return {}
+        note: tuple[str, dict[str, list[str]]] = decode(noted, tuple[str, dict[str, list[str]]])
+        cluster, groups = note
+        return groups if cluster == self._cluster else {}
 
     async def sweep(self, index: int, *, anybodys: bool = False) -> int:
         """Pick up the open runs of shard `index` whose owner is gone; how many. Without `anybodys`, only those of this cluster.
@@ -96,6 +110,10 @@ class Succession:
                             _log.warning("the lease of coordinator %d is gone; %d of its runs go on here", index, found)
                 except StoreError as error:
                     _log.debug("other shards cannot be looked after now: %s", error)
+
+    @property
+    def _groups_note(self) -> str:
+        return f"groups:{self._deployment}"
 
     def _note(self, index: int) -> str:
         return f"shard:{self._deployment}:{index}"

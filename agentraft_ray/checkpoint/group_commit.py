@@ -186,7 +186,7 @@ class GroupCommit:
 
     async def settled(self) -> None:
         """Wait until nothing is queued or in flight."""
-        while self._flusher is not None:
+        while self._flusher is not None and not self._flusher.done():  # one that was cancelled before it began has not said so
             await asyncio.wait([self._flusher])
 
     def _wake(self) -> None:

@@ -19,6 +19,7 @@ from agentraft_ray.checkpoint.embedded import EmbeddedServer
 from agentraft_ray.checkpoint.redis import RedisCheckpointStore
 from agentraft_ray.checkpoint.seal import PlainSeal
 from agentraft_ray.cluster import Cluster
+from agentraft_ray.identity import digest
 from agentraft_ray.runtime.logs import RunLogs
 from benchmarks.chaos.audit import Audited, Case, audit
 from benchmarks.chaos.plan import Fault, faults, trouble_of
@@ -112,8 +113,8 @@ class Campaign:
         if not fault.overlaps:
             await striker.settle()
         try:
-            for run, last in watch.lasts(self.runs.live()).items():
-                self.runs.seen[run].append(last)
+            for run, (index, last) in watch.lasts(self.runs.live()).items():
+                self.runs.seen[run].append((index, digest(last)))
         except redis.RedisError:  # the server is away: the next look will do
             pass
 

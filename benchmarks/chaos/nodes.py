@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -20,6 +20,7 @@ import ray
 from ray._private import ray_constants
 from ray.cluster_utils import Cluster as RayCluster
 
+from agentraft_ray import RunResult
 from agentraft_ray.actors import names
 from agentraft_ray.actors.gateway import RayPeer
 from agentraft_ray.actors.messages import Pong, decode
@@ -48,20 +49,24 @@ def remove_nodes(directory: Path, *, count: int, tell: Callable[[str], None]) ->
     """Remove a node `count` times under load: the store's server and the runs, to be judged, what was done, and what got stuck."""
     server, runs = EmbeddedServer(directory / "data"), Runs.under(directory, lambda _number: None, _RUNS_MIN, "node")
     with _two_nodes() as nodes, Cluster.launch(
-        address=nodes.address, name=_NAME, shards=1, workers=1, worker_cpus=0.1, verifiers=1, group_workers=2,
+        name=_NAME, shards=1, workers=1, worker_cpus=0.1, verifiers=1, group_workers=2,
         directory=server.directory, lease_ttl_s=LEASE_TTL_S, restarts_max=1_000_000,
     ) as cluster:  # fmt: skip
-        removals = _Removals(nodes, server, runs, count, tell)
-        thread = threading.Thread(target=removals.run, name="removals", daemon=True)
-        thread.start()
         results = cluster.map(
             "benchmarks.chaos.work:NODE_PIPELINE", runs.tasks(), at_a_time=_AT_A_TIME, verifier="benchmarks.chaos.work:JUDGE",
             max_retries=MAX_RETRIES, failure_threshold=FAILURE_THRESHOLD,
         )  # fmt: skip
-        for result in results:
-            runs.take(result)
-        thread.join()
+        driving = threading.Thread(target=_drive, args=(results, runs), name="runs", daemon=True)
+        driving.start()
+        removals = _Removals(nodes, server, runs, count, tell)
+        removals.run()  # here, because Ray starts nodes in the main thread only
+        driving.join(_WAIT_S)
     return server, runs, removals.strikes, removals.stuck
+
+
+def _drive(results: Iterable[RunResult], runs: Runs) -> None:
+    for result in results:
+        runs.take(result)
 
 
 @contextlib.contextmanager
@@ -70,6 +75,7 @@ def _two_nodes() -> Iterator[Any]:
     nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 4, **_node()})
     try:
         nodes.add_node(num_cpus=1, **_node())
+        ray.init(address=nodes.address, namespace=names.NAMESPACE, log_to_driver=False, logging_level="error")  # else all of its logs
         yield nodes
     finally:
         ray.shutdown()
@@ -82,7 +88,7 @@ def _node() -> dict[str, Any]:
 
 
 class _Removals:
-    """Removes the second node again and again, in a thread of its own."""
+    """Removes the second node again and again."""
 
     def __init__(self, nodes: Any, server: EmbeddedServer, runs: Runs, count: int, tell: Callable[[str], None]) -> None:
         self._nodes = nodes
@@ -101,7 +107,7 @@ class _Removals:
                 asyncio.run(self._await_workers())
                 self._remove()
                 self._nodes.add_node(num_cpus=1, **_node())
-        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to; the report says it
+        except Exception as error:  # noqa: BLE001 - the runs must still end and be judged; the report says it
             self.stuck.append(f"the removals of nodes ended early: {type(error).__name__}: {error}")
         finally:
             self._watch.close()
@@ -132,14 +138,15 @@ class _Removals:
         self._nodes.remove_node(node, allow_graceful=False)
         self._tally.look()
         affected = set().union(*map(self._tally.open_at, pids)) & self._runs.live()
-        strike.affected = len(affected)
-        if affected:
-            seen = self._watch.wait_for(self._watch.lengths(affected), StepCommitted, _RECOVERY_S)
+        lengths = self._watch.unfinished(affected)
+        strike.affected = len(lengths)
+        if lengths:
+            seen = self._watch.wait_for(lengths, StepCommitted, _RECOVERY_S)
             strike.recovery_s = None if seen is None else seen - began
         self.strikes.append(strike)
-        went_on = "never went on" if strike.recovery_s is None else f"went on after {strike.recovery_s:.2f} s"
-        self._tell(f"{len(self.strikes):>5} node         {strike.victim}: hit {strike.affected} runs, {went_on}")
-        if affected and strike.recovery_s is None:
+        went_on = "" if not lengths else ", never went on" if strike.recovery_s is None else f", went on after {strike.recovery_s:.2f} s"
+        self._tell(f"{len(self.strikes):>5} node         {strike.victim}: hit {strike.affected} runs{went_on}")
+        if lengths and strike.recovery_s is None:
             self.stuck.append(f"node ({strike.victim}): none of {strike.affected} affected runs went on")
 
     def _pids(self) -> list[int]:

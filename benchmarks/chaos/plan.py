@@ -1,7 +1,7 @@
 """What is to go wrong, and in which order: a function of the seed alone.
 
 How far the runs have got when a fault strikes depends on the machine, so the same seed gives the same plan, not the same
-interleaving. The kinds, and when a fault counts as effective, that is, as one that hit work in flight:
+interleaving. The kinds, and when a fault counts as effective, that is, as one that hit work in flight (of a run that had not ended):
 
 - "worker", "verifier" (SIGKILL): an execution, or a verdict, was under way in that very process;
 - "coordinator" (SIGKILL): an execution or a verdict for a run of that shard was under way;

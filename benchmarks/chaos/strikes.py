@@ -124,7 +124,7 @@ class Striker:
 
     async def _kill_server(self, fault: Fault) -> Strike:
         pid, affected = await self._server_in_use()
-        lengths = self._watch.lengths(affected)
+        lengths = self._watch.unfinished(affected)
         strike = self._kill(fault.kind, "server", pid)
         return await self._recovered(strike, affected, lengths)
 
@@ -138,7 +138,7 @@ class Striker:
             os.kill(pid, signal.SIGCONT)
         strike.stalled_s = STALL_S
         ended = time.monotonic()
-        return await self._recovered(strike, affected, await asyncio.to_thread(self._lengths, affected), since=ended)
+        return await self._recovered(strike, affected, await asyncio.to_thread(self._unfinished, affected), since=ended)
 
     async def _stop_coordinator(self, fault: Fault) -> Strike:
         """Stop one until another one has taken over, then let it wake up as the zombie that it is."""
@@ -151,7 +151,7 @@ class Striker:
         os.kill(pid, signal.SIGSTOP)
         try:
             await asyncio.sleep(_SETTLE_S)
-            lengths = self._watch.lengths(affected)
+            lengths = self._watch.unfinished(affected)
             taken = await asyncio.to_thread(self._watch.wait_for, lengths, OwnerClaimed, _TAKEOVER_S)
             await asyncio.sleep(random.Random(fault.victim).random())
         finally:
@@ -193,22 +193,22 @@ class Striker:
         self, strike: Strike, affected: set[str], lengths: dict[str, int] | None = None, *, since: float = 0.0, claimed: bool = False
     ) -> Strike:
         since = since or time.monotonic()
-        strike.affected = len(affected)
-        if not affected:
-            return strike
         if lengths is None:
             await asyncio.sleep(_SETTLE_S)
-            lengths = await asyncio.to_thread(self._lengths, affected)
+            lengths = await asyncio.to_thread(self._unfinished, affected)
+        strike.affected = len(lengths)
+        if not lengths:
+            return strike
         seen = await asyncio.to_thread(self._watch.wait_for, lengths, StepCommitted, _RECOVERY_S, claimed=claimed)
         strike.recovery_s = None if seen is None else seen - since
         return strike
 
-    def _lengths(self, runs: set[str]) -> dict[str, int]:
+    def _unfinished(self, runs: set[str]) -> dict[str, int]:
         """As soon as the server answers; blocks."""
         deadline = time.monotonic() + _BACK_S
         while True:
             try:
-                return self._watch.lengths(runs)
+                return self._watch.unfinished(runs)
             except redis.RedisError:
                 if time.monotonic() > deadline:
                     raise

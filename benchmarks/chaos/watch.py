@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import redis
 
 from agentraft_ray.checkpoint.keys import Keys
-from agentraft_ray.identity import digest
 from agentraft_ray.protocol.records import OwnerClaimed, Record, RunFinished, StepCommitted, decode_record
 
 __all__ = ["Watch", "is_progress"]
@@ -32,7 +31,7 @@ class Watch:
         """Take the server's memory of our scripts."""
         self._client.script_flush()
 
-    def lengths(self, runs: Iterable[str]) -> dict[str, int]:
+    def _lengths(self, runs: Iterable[str]) -> dict[str, int]:
         """How many records each run has."""
         wanted = sorted(runs)
         with self._client.pipeline(transaction=False) as batch:
@@ -41,12 +40,17 @@ class Watch:
             return dict(zip(wanted, batch.execute(), strict=True))
 
     def lasts(self, runs: Iterable[str]) -> dict[str, tuple[int, bytes]]:
-        """Each run's number of records and the digest of the last one; without those that have none."""
-        lengths = {run: count for run, count in self.lengths(runs).items() if count}
+        """Each run's number of records and the last one as it is stored; without those that have none."""
+        lengths = {run: count for run, count in self._lengths(runs).items() if count}
         with self._client.pipeline(transaction=False) as batch:
             for run, count in lengths.items():
                 batch.lindex(self._keys.run(run).log, count - 1)
-            return {run: (count, digest(last)) for (run, count), last in zip(lengths.items(), batch.execute(), strict=True)}
+            return {run: (count, last) for (run, count), last in zip(lengths.items(), batch.execute(), strict=True)}
+
+    def unfinished(self, runs: Iterable[str]) -> dict[str, int]:
+        """How many records each run has, of those that have not ended: something of a run that has may still be under way."""
+        found = self.lasts(runs).items()
+        return {run: count for run, (count, last) in found if not isinstance(decode_record(last), RunFinished)}
 
     def after(self, lengths: dict[str, int]) -> dict[str, list[Record]]:
         """The records that have come since, of the runs that have any."""

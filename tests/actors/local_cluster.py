@@ -147,6 +147,14 @@ class _Life:
         self.stores: list[RedisCheckpointStore] = []
         self.thaws: asyncio.Event | None = None  # while it is frozen
 
+    def stop(self) -> None:
+        """Cancel all that it does."""
+        self.is_dead = True
+        if isinstance(self.actor, ExchangeHost):
+            self.actor._lanes.take_back()  # or its lanes, each of which is cancelled at once, would go on to begin others
+        for task in list(self.tasks):
+            task.cancel()
+
     def adopt(self, task: asyncio.Task[Any]) -> None:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -324,10 +332,7 @@ class LocalCluster:
         self._graves.append(life)
         if isinstance(life.actor, CheckpointStoreActor) and life.actor._store is not None:
             life.stores.append(life.actor._store)
-        if isinstance(life.actor, ExchangeHost):
-            life.actor._lanes.take_back()  # or its lanes, each of which is cancelled at once, would go on to begin others
-        for task in list(life.tasks):
-            task.cancel()
+        life.stop()
         if again:
             self.begin(name)
 
@@ -375,13 +380,13 @@ class LocalCluster:
         self._graves += self.lives.values()
         tasks: set[asyncio.Task[Any]] = set()
         for life in self._graves:
-            life.is_dead = True
             tasks |= life.tasks
             if life.thaws is not None:
                 life.thaws.set()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            life.stop()
+        if tasks:
+            _, stubborn = await asyncio.wait(tasks, timeout=WAIT_S)
+            assert not stubborn, f"these do not end: {stubborn}"
         for life in self._graves:
             for store in life.stores:
                 await store.close()

@@ -115,6 +115,20 @@ async def test_a_restarted_coordinator_goes_on_at_once_and_without_its_client(st
     await cluster.check("run")
 
 
+async def test_a_coordinator_that_comes_back_knows_the_workers_that_came_after_it(cluster: LocalCluster) -> None:
+    client, gates = await cluster.client(), Gates()
+    blueprint = client.host([quick("a"), gates.step("b", resources={"spot": 1}), quick("c")])
+    group = names.group_of(None, None, {"spot": 1}, None)
+    await client.links[0].call("configure", {group: [WORKER]}, [])
+    follower = await client.submit(blueprint, "run")
+    await until(lambda: cluster.tally.count("b") == 1, "b")
+    cluster.kill(SHARD)
+    await until(lambda: cluster.tally.count("b") == 2, "b again, in a worker that the first life was told of")
+    gates.of("b").set()
+    assert (await client.result(follower)).success
+    await cluster.check("run")
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("method", ["append", "admit"])
 @pytest.mark.parametrize("number", [1, 2, 4])

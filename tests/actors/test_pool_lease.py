@@ -1,0 +1,84 @@
+"""A pool sends nothing while its coordinator's lease is late, whatever it was about to send when the process was stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from agentraft_ray.actors.messages import Loaded, Reply, Returned, Unloaded, Work, decode, encode
+from agentraft_ray.actors.pools import Pool
+from tests.actors.local_cluster import until
+
+
+class Worker:
+    """A peer that answers everything at once; `unknown`: it must load the definition first, which takes until `loads` is set."""
+
+    name = "worker"
+
+    def __init__(self, *, unknown: bool = False) -> None:
+        self.begun: list[int] = []
+        self.loads = asyncio.Event()
+        self.asked_to_load = False
+        self._unknown = unknown
+
+    async def call(self, method: str, *args: Any) -> Any:
+        if method == "load":
+            self.asked_to_load = True
+            await self.loads.wait()
+            self._unknown = False
+            return encode(Loaded(b"it"))
+        assert method == "exchange"
+        replies: list[Reply] = []
+        for work in decode(args[1], list[Work]):
+            if self._unknown:
+                replies.append(Unloaded(work.ticket))
+            else:
+                self.begun.append(work.ticket)
+                replies.append(Returned(work.ticket, b""))
+        return encode(replies)
+
+
+class Lease:
+    late = False
+
+
+def pool(worker: Worker, lease: Lease) -> tuple[Pool, list[Reply]]:
+    replies: list[Reply] = []
+    return Pool("client", [worker], lambda _: b"its text", replies.extend, lambda _: None, is_late=lambda: lease.late), replies
+
+
+def work(ticket: int) -> Work:
+    return Work(ticket, b"it", "run", 0, 0, 0, 0, None, None, None, ())
+
+
+async def test_what_was_queued_when_the_lease_became_late_waits_until_it_is_fresh() -> None:
+    worker, lease = Worker(), Lease()
+    made, replies = pool(worker, lease)
+    made.send(work(1))
+    lease.late = True  # the process is stopped here, before its loop comes to send
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert worker.begun == []
+    assert made.cancel(1), "it was never sent, and can be called off"
+    made.send(work(2))
+    lease.late = False
+    made.hold(False)
+    await until(lambda: bool(replies), "a reply")
+    assert worker.begun == [2]
+    made.close()
+
+
+async def test_what_waited_for_its_definition_is_not_sent_by_a_late_coordinator() -> None:
+    worker, lease = Worker(unknown=True), Lease()
+    made, replies = pool(worker, lease)
+    made.send(work(1))
+    await until(lambda: worker.asked_to_load, "it is loaded")
+    lease.late = True
+    worker.loads.set()
+    await until(lambda: len(made.queue) == 1, "it is back in the queue")
+    assert worker.begun == []
+    lease.late = False
+    made.hold(False)
+    await until(lambda: bool(replies), "a reply")
+    assert worker.begun == [1]
+    made.close()
