@@ -53,9 +53,9 @@ class WorkerActor(ExchangeHost):
         self._threads = StepThreads(chosen.step_threads_max)
         self._payload_bytes_max = chosen.payload_bytes_max
 
-    async def exchange(self, client: str, batch: bytes) -> bytes:
+    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0) -> bytes:
         """Take in a batch of `Work`; the replies that are ready, once there are any, at the latest after `hold_s`."""
-        return await self._exchanged(client, decode(batch, list[Work]))
+        return await self._exchanged(client, decode(batch, list[Work]), sent_at, good_for_s)
 
     # --- one step ------------------------------------------------------------------------------------------------------------
 
