@@ -31,7 +31,7 @@ STALL_S = 6.0  # the client gives a call 5 s
 _FLIGHT_S = 3.0  # how long work in flight is waited for; a process without any is struck all the same, and it does not count
 _RECOVERY_S = 60.0  # after this a run that does not go on is lost
 _BACK_S = 60.0
-_TAKEOVER_S = 30.0
+_TAKEOVER_S = 15.0
 _POLL_S = 0.004
 _SETTLE_S = 0.02  # until what a killed process had sent has reached the server
 
