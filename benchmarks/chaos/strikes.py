@@ -159,8 +159,11 @@ class Striker:
         ended = time.monotonic()
         strike.stalled_s = ended - began
         if taken is None:
-            affected = set()
-        return await self._recovered(strike, affected & self._live(), since=ended)
+            return strike
+        strike = await self._recovered(strike, affected & self._live(), since=ended)
+        if not strike.affected:  # those that took over have brought all of them to their ends before the zombie woke up
+            strike.affected, strike.recovery_s = len(lengths), 0.0
+        return strike
 
     async def _flush(self, fault: Fault) -> Strike:
         await self._until(lambda: bool(self._tally.open_now()))
