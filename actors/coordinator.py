@@ -249,7 +249,10 @@ class CoordinatorActor(Controlled):
 
     def _pool(self, workers: list[str]) -> Pool:
         peers = [self._make_peer(name) for name in workers]
-        return Pool(self.incarnation, peers, self._definition, self._replied, self._lost, pace=self.pace, is_late=self._is_late)
+        return Pool(
+            self.incarnation, peers, self._definition, self._replied, self._lost,
+            pace=self.pace, is_late=self._is_late, good_for_s=self.settings.limits.lease_ttl_s / 2,
+        )  # fmt: skip
 
     def _pool_of(self, group: str) -> Pool:
         pool = self.pools.get(group)

@@ -7,6 +7,7 @@ Everything here belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
@@ -24,7 +25,7 @@ R = TypeVar("R")  # what the host keeps of a request
 class Outbox(Generic[R]):
     """What is here for one client: `open` = its requests without a reply, by ticket, and the replies that it has not fetched."""
 
-    __slots__ = ("_early", "_replies", "_waiting", "client", "is_new", "open", "polled_at")
+    __slots__ = ("_early", "_quickest_s", "_replies", "_waiting", "client", "is_new", "open", "polled_at")
 
     def __init__(self, client: str) -> None:
         self.client = client
@@ -34,6 +35,17 @@ class Outbox(Generic[R]):
         self._replies: list[Reply] = []
         self._waiting: asyncio.Future[None] | None = None
         self._early: dict[int, None] = {}
+        self._quickest_s = math.inf
+
+    def is_old(self, sent_at: float, good_for_s: float) -> bool:
+        """Whether a message was on its way for longer than it is good for (0: for ever), as when its sender was stopped with it.
+
+        `sent_at` is of the sender's monotonic clock. What the two clocks differ by shows in the quickest message so far; so the
+        first one of a client is never old.
+        """
+        away_s = time.monotonic() - sent_at
+        self._quickest_s = min(self._quickest_s, away_s)
+        return 0 < good_for_s < away_s - self._quickest_s
 
     @property
     def is_polled(self) -> bool:

@@ -80,12 +80,16 @@ class ExchangeHost(Controlled):
 
     # --- the exchange --------------------------------------------------------------------------------------------------------
 
-    async def _exchanged(self, client: str, asks: Iterable[Any]) -> bytes:
-        """Take requests in, and return the replies that are ready, once there are any."""
+    async def _exchanged(self, client: str, asks: Iterable[Any], sent_at: float, good_for_s: float) -> bytes:
+        """Take requests in, and return the replies that are ready, once there are any. Those of an old message are handed back."""
         self.at_work()
         outbox = self._exchange.of(client)
+        is_old = outbox.is_old(sent_at, good_for_s)
         for ask in asks:
-            self._admit(outbox, ask)
+            if is_old:
+                outbox.put(Returning(ask.ticket))
+            else:
+                self._admit(outbox, ask)
         self._lanes.go()
         replies = await self._exchange.take(outbox)
         if outbox.is_new:

@@ -36,7 +36,8 @@ class Pool:
 
     `on_replies` gets what came back, `on_lost` the requests that were open at a peer that was lost. `definitions` gives the encoded
     definition to load at a peer that does not know it. `credits_max` bounds what one peer holds at a time. Nothing new is sent while
-    `is_late` holds: a coordinator whose lease is late must not start what others may own by now.
+    `is_late` holds: a coordinator whose lease is late must not start what others may own by now. A peer that gets a message later
+    than `good_for_s` after it was sent (0: never mind) hands its requests back: its sender may have been stopped meanwhile.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Pool:
         credits_max: int = 2_000,
         pace: ShardPace | None = None,
         is_late: Callable[[], bool] = lambda: False,
+        good_for_s: float = 0.0,
     ) -> None:
+        self.good_for_s = good_for_s
         self.pace = pace or ShardPace()
         self._is_late = is_late
         self.client = client
@@ -207,10 +210,15 @@ class _Lane:
     async def _exchange(self, requests: list[Request], life: int) -> None:
         if life != self._life:  # the peer was lost before this could begin, and the requests with it
             return
+        sent_at = time.monotonic()  # before the look at the lease: a stop between the two makes this message an old one
+        if requests and self.pool.is_quiet():
+            self._in_flight -= 1
+            self._give_back(requests)
+            return
         self.pool.messages += 1
         self._on_their_way.append(requests)
         try:
-            replies = await self._call(requests)
+            replies = await self._call(requests, sent_at)
         except (PeerLost, AgentRaftError) as error:
             if life == self._life:
                 self._lost(error)
@@ -232,8 +240,9 @@ class _Lane:
             self.is_exclusive = False
         self.pool._wake()
 
-    async def _call(self, requests: list[Request]) -> list[Reply | Welcome]:
-        call = asyncio.ensure_future(self.peer.call("exchange", self.pool.client, encode(requests)))
+    async def _call(self, requests: list[Request], sent_at: float) -> list[Reply | Welcome]:
+        pool = self.pool
+        call = asyncio.ensure_future(self.peer.call("exchange", pool.client, encode(requests), sent_at, pool.good_for_s))
         try:
             while True:
                 done, _ = await asyncio.wait([call], timeout=self.pool.pace.stall_s)

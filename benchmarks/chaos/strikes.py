@@ -31,7 +31,7 @@ STALL_S = 6.0  # the client gives a call 5 s
 _FLIGHT_S = 3.0  # how long work in flight is waited for; a process without any is struck all the same, and it does not count
 _RECOVERY_S = 60.0  # after this a run that does not go on is lost
 _BACK_S = 60.0
-_TAKEOVER_S = 30.0
+_TAKEOVER_S = 15.0
 _POLL_S = 0.004
 _SETTLE_S = 0.02  # until what a killed process had sent has reached the server
 
@@ -159,8 +159,11 @@ class Striker:
         ended = time.monotonic()
         strike.stalled_s = ended - began
         if taken is None:
-            affected = set()
-        return await self._recovered(strike, affected & self._live(), since=ended)
+            return strike
+        strike = await self._recovered(strike, affected & self._live(), since=ended)
+        if not strike.affected:  # those that took over have brought all of them to their ends before the zombie woke up
+            strike.affected, strike.recovery_s = len(lengths), 0.0
+        return strike
 
     async def _flush(self, fault: Fault) -> Strike:
         await self._until(lambda: bool(self._tally.open_now()))

@@ -75,12 +75,11 @@ class Watch:
 
 
 def is_progress(records: Iterable[Record], kind: type[Record] = StepCommitted, *, claimed: bool = False) -> bool:
-    """Whether there is one of `kind`, or the end of the run; with `claimed`, after a claim."""
+    """Whether there is one of `kind`, or, unless that is a claim, the end of the run; with `claimed`, after a claim."""
+    wanted = OwnerClaimed if kind is OwnerClaimed else (kind, RunFinished)
     for record in records:
+        if not claimed and isinstance(record, wanted):
+            return True
         if isinstance(record, OwnerClaimed):
             claimed = False
-            if kind is OwnerClaimed:
-                return True
-        elif not claimed and isinstance(record, (kind, RunFinished)):
-            return True
     return False

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
-from agentraft_ray.actors.messages import Loaded, Reply, Returned, Unloaded, Work, decode, encode
+from agentraft_ray import Step
+from agentraft_ray.actors.exchange import Outbox
+from agentraft_ray.actors.messages import Loaded, Reply, Returned, Returning, Unloaded, Welcome, Work, decode, encode
 from agentraft_ray.actors.pools import Pool
+from tests.actors.hosted import Client, blueprint, worker
 from tests.actors.local_cluster import until
 
 
@@ -42,9 +46,9 @@ class Lease:
     late = False
 
 
-def pool(worker: Worker, lease: Lease) -> tuple[Pool, list[Reply]]:
+def pool(peer: Worker, lease: Lease) -> tuple[Pool, list[Reply]]:
     replies: list[Reply] = []
-    return Pool("client", [worker], lambda _: b"its text", replies.extend, lambda _: None, is_late=lambda: lease.late), replies
+    return Pool("client", [peer], lambda _: b"its text", replies.extend, lambda _: None, is_late=lambda: lease.late), replies
 
 
 def work(ticket: int) -> Work:
@@ -52,33 +56,52 @@ def work(ticket: int) -> Work:
 
 
 async def test_what_was_queued_when_the_lease_became_late_waits_until_it_is_fresh() -> None:
-    worker, lease = Worker(), Lease()
-    made, replies = pool(worker, lease)
+    peer, lease = Worker(), Lease()
+    made, replies = pool(peer, lease)
     made.send(work(1))
     lease.late = True  # the process is stopped here, before its loop comes to send
     for _ in range(20):
         await asyncio.sleep(0)
-    assert worker.begun == []
+    assert peer.begun == []
     assert made.cancel(1), "it was never sent, and can be called off"
     made.send(work(2))
     lease.late = False
     made.hold(False)
     await until(lambda: bool(replies), "a reply")
-    assert worker.begun == [2]
+    assert peer.begun == [2]
     made.close()
 
 
 async def test_what_waited_for_its_definition_is_not_sent_by_a_late_coordinator() -> None:
-    worker, lease = Worker(unknown=True), Lease()
-    made, replies = pool(worker, lease)
+    peer, lease = Worker(unknown=True), Lease()
+    made, replies = pool(peer, lease)
     made.send(work(1))
-    await until(lambda: worker.asked_to_load, "it is loaded")
+    await until(lambda: peer.asked_to_load, "it is loaded")
     lease.late = True
-    worker.loads.set()
+    peer.loads.set()
     await until(lambda: len(made.queue) == 1, "it is back in the queue")
-    assert worker.begun == []
+    assert peer.begun == []
     lease.late = False
     made.hold(False)
     await until(lambda: bool(replies), "a reply")
-    assert worker.begun == [1]
+    assert peer.begun == [1]
     made.close()
+
+
+async def test_a_message_that_was_under_way_while_its_sender_was_stopped_is_handed_back() -> None:
+    here = Outbox[str]("client")
+    assert not here.is_old(time.monotonic() - 1e6, 2.0), "the clocks of two machines differ by anything; the first message is believed"
+    assert not here.is_old(time.monotonic() - 1e6 - 1.0, 2.0)
+    assert here.is_old(time.monotonic() - 1e6 - 3.0, 2.0)
+    assert not here.is_old(time.monotonic() - 1e6, 2.0)
+    assert not here.is_old(0.0, 0.0), "a sender that does not mind"
+
+
+async def test_a_worker_does_not_begin_what_an_old_message_asks_for() -> None:
+    of = blueprint([Step("a", lambda ctx: ctx.run_id)])
+    here = Client(worker(of), of)
+    await here.load()
+    ask, now = here.work(), time.monotonic()
+    await here.actor.exchange("client", encode([]), now, 2.0)
+    replies = decode(await here.actor.exchange("client", encode([ask]), now - 3.0, 2.0), list[Reply | Welcome])
+    assert replies[-1] == Returning(ask.ticket)

@@ -183,6 +183,8 @@ def test_only_what_follows_a_claim_is_progress_of_a_shard_that_was_killed(good: 
     assert not is_progress([commit, claim], claimed=True)
     assert is_progress([commit, claim, commit], claimed=True)
     assert is_progress([claim], OwnerClaimed)
+    assert is_progress([good.records[-1][0]])
+    assert not is_progress([good.records[-1][0]], OwnerClaimed), "a run that ended was not taken over"
 
 
 # --- the report ------------------------------------------------------------------------------------------------------------
