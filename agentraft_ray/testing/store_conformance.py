@@ -526,6 +526,27 @@ class StoreConformance:
             for pen in (working, parked):
                 assert (await pen.write(b"goes on")).kind is AnswerKind.APPENDED
 
+    async def test_a_run_that_is_pruned_around_at_any_point_goes_on_as_if_nothing_had_been(self) -> None:
+        last = 4
+        for point in range(last + 1):
+            async with self.opened() as store:
+                pen, other = await admitted(store, "first"), await admitted(store)
+                for number in range(point):
+                    await pen.write(b"%d" % number, blobs=((b"blob %d" % number, b"data %d" % number),))
+                await other.write(b"finished", status="finished")
+                before = await state(store, pen.run_id)
+                assert other.run_id in (await prune(store)).run_ids
+                assert await state(store, pen.run_id) == before
+                new = Pen(store, pen.run_id, OwnerToken(0, "new"))
+                assert (await new.claim(await present(store, pen.run_id))).kind is AnswerKind.APPENDED
+                for number in range(point, last):
+                    answer = await new.write(b"%d" % number, needs_blobs=tuple(b"blob %d" % one for one in range(point)))
+                    assert answer.kind is AnswerKind.APPENDED
+                written = [record for record in await store.read(pen.run_id) if record.isdigit()]
+                assert written == [b"%d" % number for number in range(last)]
+                for number in range(point):
+                    assert await store.blob(pen.run_id, b"blob %d" % number) == b"data %d" % number
+
     # --- blobs and commands --------------------------------------------------------------------------------------------------
 
     async def test_blobs_come_with_their_record_and_needed_ones_must_be_there(self) -> None:
