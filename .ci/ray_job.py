@@ -18,19 +18,17 @@ def on_worker() -> dict[str, object]:
 
 
 def on_cluster(directory: str) -> list[object]:
-    """The quickstart's pipeline for a few tasks on a cluster of this job; its outputs."""
-    import quickstart
-
+    """Pipelines by path and by value for a few tasks on a cluster of this job; their outputs."""
     from agentraft_ray import Pipeline, Step, Task
     from agentraft_ray.cluster import Cluster
 
-    steps = [Step(fn.__name__, fn) for fn in (quickstart.research, quickstart.analyse, quickstart.write)]
+    by_value = Pipeline([Step("shout", lambda ctx: ctx.task.goal.upper())])
     with Cluster.auto(directory=directory, workers=1, worker_cpus=0.5) as cluster:
-        results = list(cluster.map(Pipeline(steps), [Task(f"agents {number}") for number in range(5)]))
+        results = list(cluster.map("tests.ray.pipelines:QUICKSTART", [Task(f"agents {number}") for number in range(5)]))
         with Cluster.auto() as joined:  # the one that runs by now
-            again = list(joined.map(Pipeline(steps), [Task("agents again")]))
-    assert all(result.success for result in results + again), [result.error for result in results + again]
-    return sorted({result.output for result in results + again})
+            results += joined.map(by_value, [Task("joined")])
+    assert all(result.success for result in results), [result.error for result in results]
+    return sorted({result.output for result in results})
 
 
 if __name__ == "__main__":

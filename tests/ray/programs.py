@@ -54,7 +54,7 @@ def launch_and_close(directory: str) -> None:
             say(output=run.output, actors=len(actors), servers=len(servers(directory)), address=addresses())
         cluster.close()  # once more does no harm
         say(
-            left=[pid for pid in {*actors, *below} if Path(f"/proc/{pid}").exists() and not is_zombie(pid)],
+            left=[pid for pid in {*actors, *below} if not has_ended(pid)],
             threads=[thread.name for thread in threading.enumerate() if thread not in before and "agentraft" in thread.name],
             sockets=[path.name for path in Path(directory).rglob("*.sock")],
             servers=servers(directory),
@@ -77,7 +77,8 @@ def addresses() -> list[str]:
     return sorted({node["NodeManagerAddress"] for node in ray.nodes()})
 
 
-def is_zombie(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, collected by its parent or not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:

@@ -16,6 +16,7 @@ from agentraft_ray import Pipeline, Step, Task, wrap
 from agentraft_ray.cluster import Cluster
 from agentraft_ray.errors import InvalidConfig
 from tests.ray.pipelines import HANGING, ON_ACCELERATOR, ON_GPU, executions
+from tests.ray.programs import has_ended
 
 pytestmark = pytest.mark.ray
 
@@ -49,7 +50,12 @@ def test_steps_run_where_their_resources_are_and_move_when_the_node_goes(
     assert {result.output for result in results} == nodes_with("accelerator")
     assert all(result.steps[0].output not in nodes_with("accelerator") for result in results)
 
+    pid = next(int(figures["pid"]) for name, figures in cluster.stats().items() if "accelerator" in name)
     nodes.remove_node(first, allow_graceful=False)
+    deadline = time.monotonic() + 20
+    while not has_ended(pid):  # it outlives its raylet for a moment
+        assert time.monotonic() < deadline, "the node's worker lives on"
+        time.sleep(0.05)
     waiting = cluster.submit(ON_ACCELERATOR, Task("later", inputs))
     with pytest.raises(TimeoutError):
         waiting.result(3)

@@ -20,7 +20,7 @@ import pytest
 from agentraft_ray import Task, wrap
 from agentraft_ray.cluster import Cluster
 from tests.ray.pipelines import COUNT_20, executions
-from tests.ray.programs import is_zombie
+from tests.ray.programs import has_ended
 
 pytestmark = pytest.mark.ray
 
@@ -75,7 +75,7 @@ class Busy:
     def wait_until_gone(self, within_s: float, of: bytes = b"") -> None:
         """Until nothing is left of it: its Ray, its actors; `of` = only processes with this in their command line."""
         deadline = time.monotonic() + within_s
-        while left := [line for pid in self.said[0]["pids"] if not is_zombie(pid) and of in (line := command_line(pid))]:
+        while left := [line for pid in self.said[0]["pids"] if not has_ended(pid) and of in (line := command_line(pid))]:
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
 
