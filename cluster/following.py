@@ -15,11 +15,11 @@ from agentraft_ray.cluster.links import Following, Link
 from agentraft_ray.errors import AgentRaftError
 from agentraft_ray.events import event_of
 from agentraft_ray.protocol.messages import Announce
-from agentraft_ray.protocol.records import decode_record
+from agentraft_ray.protocol.records import OwnerClaimed, RunFinished, decode_record
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.result import RunResult, StepRun
 from agentraft_ray.runtime.blueprint import Blueprint
-from agentraft_ray.runtime.hooks import EventSink, told_of
+from agentraft_ray.runtime.hooks import EventSink, resumed, told_of
 from agentraft_ray.runtime.logs import RunLogs
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.runtime.results import Commits, steps_of
@@ -29,6 +29,8 @@ __all__ = ["Follower"]
 _log = logging.getLogger("agentraft_ray")
 
 _READ_RECORDS_MAX = 5_000
+_NOTHING = (-1, -1)  # the place before every event
+_FIRST_CLAIM = 2  # records in a log whose last one is its first claim
 
 
 class Follower:
@@ -50,9 +52,10 @@ class Follower:
         self._sink = sink
         self.run_id = submission.run_id
         self._started = time.perf_counter()
+        self._began_at = time.time()
         self._told: asyncio.Queue[Attached | Told | None] = asyncio.Queue()  # None: that was all
         self._is_attached = False
-        self._last = (-1, -1)  # (position, n) of the last event that derives from the log
+        self._last = _NOTHING  # (position, n) of the last event that derives from the log
         loop = asyncio.get_running_loop()
         self._parked: asyncio.Future[Outcome] = loop.create_future()
         self.following = Following(submission, loop.create_future())
@@ -127,13 +130,26 @@ class Follower:
         self._sink.put(event_of(self.run_id, self._blueprint.plan, announce))
 
     async def _catch_up(self, index: int) -> None:
-        """Tell what stands in the log before `index` and was not told yet."""
+        """Tell what stands in the log before `index` and was not told yet.
+
+        Who begins to follow a run that was there before hears of this life of it, as in one process: from its last claim on.
+        """
+        missed: list[Announce] = []
+        begins, claim, resumed_from, started_at = self._last == _NOTHING, 0, "", 0.0
         try:
             async for state, record in RunLogs(self._store, self._seal).replay(self.run_id):
                 if state.index > index:
-                    return
-                for announce in told_of(state, record) if state.index > self._last[0] else ():
-                    if (announce.position, announce.n) > self._last:
-                        self._put(announce)
+                    break
+                if type(record) is OwnerClaimed and state.index > _FIRST_CLAIM and state.admitted_at < self._began_at:
+                    claim, resumed_from, started_at = state.index - 1, resumed(state), state.admitted_at
+                elif type(record) is RunFinished:
+                    claim = 0  # whoever asks for a run that is over is told all of it
+                missed += told_of(state, record)
         except AgentRaftError as error:
             _log.warning("events of run %s that stand in its log could not be read: %s", self.run_id, error)
+        if begins and claim:
+            self._put(Announce("run_start", -1, 0, detail=resumed_from, at=started_at))
+        first = (claim, -1) if begins else self._last
+        for announce in missed:
+            if (announce.position, announce.n) > first:
+                self._put(announce)
