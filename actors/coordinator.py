@@ -25,7 +25,7 @@ from agentraft_ray.actors.loading import load_at_workers
 from agentraft_ray.actors.messages import Judge, Loaded, Reply, Work, decode, encode
 from agentraft_ray.actors.outcomes import outcome_of
 from agentraft_ray.actors.pace import ShardPace
-from agentraft_ray.actors.peers import Peer
+from agentraft_ray.actors.peers import Peer, PeerLost
 from agentraft_ray.actors.pools import Pool
 from agentraft_ray.actors.programs import Programs
 from agentraft_ray.actors.remote_store import ClusterStore
@@ -84,6 +84,7 @@ class CoordinatorActor(Controlled):
         self.pace = pace or ShardPace()
         spec: ShardSettings = decode(settings, ShardSettings)
         self.settings = spec
+        self._client = _client_stem(spec, spec.index) + self.incarnation
         self._make_peer = peer or _ray_peer
         self._leave = leave
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,7 +105,7 @@ class CoordinatorActor(Controlled):
         logs = RunLogs(self.store, seal)
         self.intake = Intake(self.shard, self.programs, logs, self.desk, self.owner.id, spec.runs_max, self.pace)
         self.succession = Succession(
-            self.store, self.intake, spec.deployment, spec.cluster, spec.index, spec.shards, self.pace.others_poll_s
+            self.store, self.intake, spec.deployment, spec.cluster, spec.index, spec.shards, self._disown, self.pace.others_poll_s
         )
         self._breakers: dict[BreakerPolicy, ClusterBreakers] = {}
         self._connect_shard()
@@ -240,6 +241,7 @@ class CoordinatorActor(Controlled):
         """Go on with what this shard's last life left."""
         while True:
             try:
+                await self._disown(self.settings.index)
                 found = await self.succession.sweep(self.settings.index)
                 _log.warning("coordinator %d is back; it goes on with %d runs", self.settings.index, found)
                 return
@@ -247,10 +249,21 @@ class CoordinatorActor(Controlled):
                 _log.warning("coordinator %d cannot look for its runs yet: %s", self.settings.index, error)
                 await asyncio.sleep(self.pace.others_poll_s)
 
+    async def _disown(self, index: int) -> None:
+        """Have workers and verifiers end what a coordinator that is gone had asked them, as far as they can be reached at once."""
+        stem = _client_stem(self.settings, index)
+
+        async def ask(name: str) -> None:
+            with contextlib.suppress(PeerLost, TimeoutError):  # what is gone itself has nothing left to end
+                async with asyncio.timeout(self.pace.disown_s):
+                    await self._make_peer(name).call("disown", stem, self._client)
+
+        await asyncio.gather(*(ask(name) for pool in (self.judges, *self.pools.values()) for name in pool.peers))
+
     def _pool(self, workers: list[str]) -> Pool:
         peers = [self._make_peer(name) for name in workers]
         return Pool(
-            self.incarnation, peers, self._definition, self._replied, self._lost,
+            self._client, peers, self._definition, self._replied, self._lost,
             pace=self.pace, is_late=self._is_late, good_for_s=self.settings.limits.lease_ttl_s / 2,
         )  # fmt: skip
 
@@ -426,6 +439,11 @@ class CoordinatorActor(Controlled):
             "waiting_appends": len(self.shard.appends),
             "cpu_s": time.process_time(),
         }
+
+
+def _client_stem(settings: ShardSettings, index: int) -> str:
+    """How the names begin under which all lives of a coordinator are known to workers."""
+    return f"{settings.deployment}/{index}:"
 
 
 def _report(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:

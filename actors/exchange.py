@@ -131,6 +131,11 @@ class Exchange(Generic[R]):
         """The outbox of a client, None if it is unknown or was forgotten."""
         return self._outboxes.get(client)
 
+    def disown(self, stem: str, heir: str) -> None:
+        """Forget the clients whose names begin with `stem`, but `heir`: others go on with what they had asked for."""
+        for outbox in [one for one in self._outboxes.values() if one.client.startswith(stem) and one.client != heir]:
+            self._drop(outbox)
+
     async def take(self, outbox: Outbox[R]) -> list[Reply]:
         """The replies that are ready for a client, within `hold_s`."""
         try:
@@ -142,9 +147,12 @@ class Exchange(Generic[R]):
         """Forget the clients that are gone."""
         before = self._clock() - self._client_ttl_s
         for outbox in [one for one in self._outboxes.values() if one.polled_at < before and not one.is_polled]:
-            del self._outboxes[outbox.client]
-            left, outbox.open = outbox.open, {}
-            self._forget(left.values())
+            self._drop(outbox)
+
+    def _drop(self, outbox: Outbox[R]) -> None:
+        del self._outboxes[outbox.client]
+        left, outbox.open = outbox.open, {}
+        self._forget(left.values())
 
     def _sweep_later(self) -> None:
         if not self._sweeping:

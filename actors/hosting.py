@@ -78,6 +78,12 @@ class ExchangeHost(Controlled):
         """End requests of a client. Each is answered, with what it has cost so far; those that are not here are ignored."""
         self.on_work_loop(lambda: self._cancel(client, tickets))
 
+    async def disown(self, stem: str, heir: str) -> None:
+        """End what coordinators whose names begin with `stem` have asked for, but `heir`: somebody else goes on with their runs, and
+        a step that waits here must not begin after another one has committed it."""
+        self.at_work()
+        self._exchange.disown(stem, heir)
+
     # --- the exchange --------------------------------------------------------------------------------------------------------
 
     async def _exchanged(self, client: str, asks: Iterable[Any], sent_at: float, good_for_s: float) -> bytes:

@@ -25,6 +25,7 @@ class ShardPace:
     stall_s: float = 10.0  # an exchange that is not back after this makes us ask whether its peer lives
     ping_s: float = 5.0  # a ping that is not answered within this: the peer is given up
     return_pauses_s: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)  # between looks for a peer that was lost, then every second
+    disown_s: float = 1.0  # a worker is told whose requests to forget, before runs are taken over
     rest_s: float = 0.5  # a worker that hands requests back gets none for so long
     clock: Callable[[], float] = time.monotonic
     breakers: breaker_shard.Pace = field(default_factory=breaker_shard.Pace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from agentraft_ray.actors.intake import Intake
 from agentraft_ray.actors.messages import decode, encode
@@ -21,13 +22,24 @@ _CHUNK = 500
 class Succession:
     """Looks after shard `index` of `shards` in a deployment: notes in the store who it is, and finds runs without an owner.
 
+    `disown` tells the workers that nobody waits any more for what a shard had asked them, before its runs are taken over.
+
     Nothing here decides about ownership: that does the claim, in the store. An owner's id begins with its cluster's.
     """
 
     def __init__(
-        self, store: RunStore, intake: Intake, deployment: str, cluster: str, index: int, shards: int, poll_s: float = 1.0
+        self,
+        store: RunStore,
+        intake: Intake,
+        deployment: str,
+        cluster: str,
+        index: int,
+        shards: int,
+        disown: Callable[[int], Awaitable[None]],
+        poll_s: float = 1.0,
     ) -> None:
         self._store = store
+        self._disown = disown
         self._intake = intake
         self._deployment = deployment
         self._cluster = cluster
@@ -105,6 +117,7 @@ class Succession:
                     elif missing.get(index) != owner:
                         missing[index] = owner  # its restart may be about to take over by itself
                     else:
+                        await self._disown(index)
                         found = await self.sweep(index)
                         if found:
                             _log.warning("the lease of coordinator %d is gone; %d of its runs go on here", index, found)

@@ -315,3 +315,21 @@ async def test_runs_that_were_taken_over_are_not_lost_with_the_shard_that_took_t
     while (await cluster.state("run")).finished is None:
         await asyncio.sleep(0.01)
     await cluster.check("run", strict=False)
+
+
+async def test_what_waits_at_a_worker_for_a_dead_coordinator_does_not_begin_after_others_have_committed_it(start: Start) -> None:
+    cluster = await start(workers=2, slots=1)
+    client, gates = await cluster.client(), Gates()
+    held = client.host([gates.step("hold")])
+    short = client.host([quick("a"), quick("b")])
+    runs = [f"run{number}" for number in range(12)]
+    followers = [await client.submit(held, "holder")]
+    await until(lambda: cluster.tally.count("hold") == 1, "one of the two workers is held")
+    followers += [await client.submit(short, run_id) for run_id in runs]
+    await until(lambda: cluster.tally.count("b") >= 1, "the other one works")
+    cluster.kill(SHARD)
+    await until(lambda: cluster.tally.count("hold") == 2, "the holder runs again")
+    gates.of("hold").set()
+    for follower in followers:
+        assert (await client.result(follower)).success
+    await cluster.check("holder", *runs)
