@@ -52,6 +52,9 @@ class ClusterSettings(BaseSettings):
     worker_hung_s: float = Field(300.0, gt=0, description="the same for workers and verifiers, whose loops a step may block for a while")
     restarts_max: int = Field(10, ge=1, description="restarts of one actor in a minute; one that needs more is left alone for a while")
     runs_max: int = Field(20_000, ge=1, description="runs that one coordinator holds at a time; further ones wait to be admitted")
+    control_here: bool = Field(
+        True, description="keep the store actor, the breaker and the coordinators on the node of this program, with which they end anyway"
+    )
     num_cpus: int | None = Field(None, ge=1, description="CPUs of a Ray that is started here; default: those of the machine")
     dashboard: bool = Field(False, description="start Ray's dashboard with a Ray that is started here")
     log_to_driver: bool = Field(True, description="show here what steps print and actors log on a Ray that is started here")

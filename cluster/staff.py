@@ -152,16 +152,19 @@ class Staff:
         shard, settings, name = self._shard, self._settings, self._settings.name
         spec, key = encode(shard.store), shard.encryption_key.encode() or None
         documents = partial(cluster_store, shard.store, name)
+        # They end with this program, and so with its node; on any other one they would end with that one too.
+        here = ray_session.node_id() if settings.control_here else None
+        breaker = (encode(BreakerSettings(f"breakers:{name}")), documents)
         children = [
-            self._child(names.store(name), Place("store", lambda: (spec,))),
-            self._child(names.breaker(name), Place("breaker", lambda: (encode(BreakerSettings(f"breakers:{name}")), documents))),
+            self._child(names.store(name), Place("store", lambda: (spec,), node_id=here)),
+            self._child(names.breaker(name), Place("breaker", lambda: breaker, node_id=here)),
         ]
         children += [self._worker(worker, None) for worker in shard.groups[""]]
         judge = (encode(VerifierSettings(spec, encryption_key=key)),)
         children += [self._child(one, Place("verifier", lambda: judge, settings.verifier_cpus)) for one in shard.verifiers]
         for index in range(shard.shards):
             args = partial(self._coordinator_args, index)
-            children.append(self._child(names.coordinator(name, index), Place("coordinator", args)))
+            children.append(self._child(names.coordinator(name, index), Place("coordinator", args, node_id=here)))
         return children
 
     def _child(self, name: str, place: Place) -> ChildSpec:

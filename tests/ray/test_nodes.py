@@ -74,6 +74,17 @@ def test_a_gpu_step_runs_on_the_gpu_and_several_nodes_of_one_machine_may_share_t
         assert [result.output for result in cluster.map(ON_GPU, [Task("train")])] == [*nodes_with("GPU")]
 
 
+def test_store_breaker_and_coordinators_stay_on_the_node_of_the_program_that_launched_them(
+    add_node: Callable[..., Any], short_directory: Path, nodes: Any
+) -> None:
+    add_node(num_cpus=4)
+    raylet = nodes.head_node.all_processes["raylet"][0].process.pid
+    with Cluster.launch(name="here", shards=4, directory=short_directory, workers=1, worker_cpus=0.1) as cluster:
+        pids = [figures["pid"] for name, figures in cluster.stats().items() if name.split("/")[1] in {"store", "breaker", "coordinator"}]
+        parents = [int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in pids]
+    assert parents == [raylet] * 6, pids
+
+
 def test_resources_that_no_node_has_are_refused_with_what_is_missing(nodes: Any, short_directory: Path) -> None:
     pipeline = Pipeline([Step("fly", lambda ctx: "up", resources={"wings": 2})])
     with Cluster.launch(name="flightless", directory=short_directory, workers=1, worker_cpus=0.1, start_s=20.0) as cluster:
