@@ -8,7 +8,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
-from agentraft_ray.config import Limits
+import msgspec
+
+from agentraft_ray.config import Limits, ProviderLimits
 from agentraft_ray.errors import AgentRaftError, InvalidConfig
 from agentraft_ray.taxonomy import Advice, Cost, ErrorType, FaultKind, VerdictKind, VerificationResult, VerifierFault
 from agentraft_ray.verifier.asking import describe, in_thread
@@ -18,6 +20,7 @@ from agentraft_ray.verifier.parse import Judgement, Unusable, parse_reply
 from agentraft_ray.verifier.prompt import PROMPT_VERSION, SYSTEM, user_prompt
 from agentraft_ray.verifier.providers import DEFAULT_MODELS, PROVIDERS, Completion, ProviderConfig, complete
 from agentraft_ray.verifier.providers.environment import Found, choose
+from agentraft_ray.verifier.providers.faults import MAY_BE_BILLED
 from agentraft_ray.verifier.windows import windows
 
 __all__ = ["DEFAULT_MODELS", "CompleteFunction", "Completion", "LLMVerifier"]
@@ -25,7 +28,8 @@ __all__ = ["DEFAULT_MODELS", "CompleteFunction", "Completion", "LLMVerifier"]
 CompleteFunction = Callable[[str, str], "str | Completion | VerifierFault | Awaitable[str | Completion | VerifierFault]"]
 
 _TEXT_CHARS_MAX = Limits().hint_chars_max
-_CALL_TIMEOUT_S = 60.0
+_DEADLINE_S = Limits().verifier_timeout_s
+_ANSWERS_BY = 0.98
 _CHARS_PER_TOKEN = 4  # an estimate, where the call does not say how many tokens it took
 _OWN_CALL = "custom"
 
@@ -56,6 +60,8 @@ class LLMVerifier(Verifier):
         max_tokens: int = 400,
         pass_threshold: float = 0.5,
         complete_fn: CompleteFunction | None = None,
+        base_url: str | None = None,
+        limits: ProviderLimits | None = None,
         window_chars: int = 24_000,
         window_overlap_chars: int = 1_000,
         windows_max: int = 64,
@@ -65,6 +71,8 @@ class LLMVerifier(Verifier):
             provider, model, region = found.provider, model or found.model, region or found.region
         if complete_fn is None and provider not in PROVIDERS:
             raise InvalidConfig(f"unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}, or pass complete_fn=")
+        if base_url is not None and model is None:
+            raise InvalidConfig(f"which model is served at {base_url}? Pass model=")
         if not 0.0 <= pass_threshold <= 1.0 or max_tokens < 1 or windows_max < 1:
             raise InvalidConfig(f"an LLM verifier needs pass_threshold in [0, 1] ({pass_threshold}) and positive limits")
         if not 0 <= window_overlap_chars < window_chars // 2:
@@ -79,6 +87,9 @@ class LLMVerifier(Verifier):
         self._complete_fn = complete_fn
         self._window = (window_chars, window_overlap_chars)
         self._windows_max = windows_max
+        self._config = ProviderConfig(
+            provider, self.model, api_key, region, base_url, temperature, max_tokens, ProviderLimits() if limits is None else limits
+        )
 
     @classmethod
     def bedrock(cls, model: str | None = None, *, region: str | None = None, **options: Any) -> Self:
@@ -87,7 +98,7 @@ class LLMVerifier(Verifier):
 
     @classmethod
     def openai(cls, model: str | None = None, **options: Any) -> Self:
-        """A model of OpenAI."""
+        """A model of OpenAI; with `base_url` one of any server that speaks its protocol: vLLM, Ollama, a gateway."""
         return cls(provider="openai", model=model, **options)
 
     @classmethod
@@ -110,6 +121,13 @@ class LLMVerifier(Verifier):
             f"{self.name}(prompt={PROMPT_VERSION}, temperature={self._temperature}, max_tokens={self._max_tokens},"
             f" pass_threshold={self._pass_threshold}, window={self._window})"
         )
+
+    def missing(self) -> tuple[str, ...]:
+        if self._complete_fn is not None:
+            return ()
+        has_key = self._api_key is not None or self._config.base_url is not None
+        problem = PROVIDERS[self.provider].missing(os.environ, has_key=has_key)
+        return (f"the verifier {self.name} {problem}",) if problem else ()
 
     def __repr__(self) -> str:
         return f"<LLMVerifier {self.name}>"  # never the key
@@ -154,7 +172,8 @@ class LLMVerifier(Verifier):
             message = self._without_key(describe(problem))
             return VerifierFault(FaultKind.OTHER, message, self._source), _estimate(SYSTEM, user)
         if isinstance(completion, VerifierFault):
-            return completion, 0
+            fault = msgspec.structs.replace(completion, message=self._without_key(completion.message))
+            return fault, _estimate(SYSTEM, user) if fault.kind in MAY_BE_BILLED else 0
         if not isinstance(completion, Completion):
             reply = completion if isinstance(completion, str) else ""
             return parse_reply(completion), _estimate(SYSTEM, user, reply)
@@ -169,8 +188,7 @@ class LLMVerifier(Verifier):
     async def _complete(self, system: str, user: str, timeout_s: float) -> object:
         if self._complete_fn is not None:
             return await in_thread(self._complete_fn, system, user)
-        config = ProviderConfig(self.model, self._api_key, self.region, self._temperature, self._max_tokens, timeout_s)
-        return await complete(self.provider, config, system, user)
+        return await complete(self._config, system, user, timeout_s)
 
     def _rejects(self, judgement: Judgement) -> bool:
         return judgement.error_type is not ErrorType.NONE or judgement.confidence < self._pass_threshold
@@ -205,9 +223,9 @@ class LLMVerifier(Verifier):
         return f"{self.provider}:{self.model}"
 
     def _time_left(self, request: VerifyInput, started: float) -> float:
-        if request.deadline_s is None:
-            return _CALL_TIMEOUT_S
-        return max(0.001, min(_CALL_TIMEOUT_S, request.deadline_s - (time.perf_counter() - started)))
+        """For one window, waiting for room included; a little less than there is, so that the fault names what was waited for."""
+        deadline_s = _DEADLINE_S if request.deadline_s is None else request.deadline_s
+        return max(0.001, _ANSWERS_BY * deadline_s - (time.perf_counter() - started))
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._api_key, "[key]") if self._api_key else text

@@ -67,6 +67,9 @@ class QuorumVerifier(Verifier):
     def uses_model(self, criticality: Criticality) -> bool:
         return any(member.uses_model(criticality) for member in self._members)
 
+    def missing(self) -> tuple[str, ...]:
+        return tuple(line for member in self._members for line in member.missing())
+
     async def verify(self, request: VerifyInput) -> VerificationResult:
         if self._rule == "k_of_n":
             votes, lost = await self._ask_at_once(request)
