@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Self
 
@@ -11,7 +11,19 @@ import msgspec
 
 from agentraft_ray.errors import CORRECTION_HINTS, ErrorType
 
-__all__ = ["CORRECTION_HINTS", "FREE", "Allowance", "Cost", "ErrorType", "FailureCause", "VerdictKind", "VerificationResult"]
+__all__ = [
+    "CORRECTION_HINTS",
+    "FREE",
+    "Advice",
+    "Allowance",
+    "Cost",
+    "ErrorType",
+    "FailureCause",
+    "FaultKind",
+    "VerdictKind",
+    "VerificationResult",
+    "VerifierFault",
+]
 
 
 _AMOUNT_MAX = 2**53  # of tokens, dollars or seconds in one cost; sums of a run's costs then fit where they are stored
@@ -102,14 +114,85 @@ class FailureCause(str, Enum):
     NO_MAJORITY = "no_majority"
 
 
+class Advice(str, Enum):
+    """What helps against a verifier's fault."""
+
+    AGAIN = "ask again after a moment"
+    WAIT = "ask again when the time that it names has passed"
+    FIX = "somebody has to change something: credentials, quota, the model's name, max_tokens"
+    ASK_ANOTHER = "the same question gets the same answer; ask another verifier, or a person"
+
+
+class FaultKind(str, Enum):
+    """Why a model gave no verdict. Closed: a new kind only where something would treat it differently."""
+
+    TIMEOUT = "timeout"  # no whole answer in time; it may have been made, and is paid for then
+    CONNECTION = "connection"  # no connection, or one that broke off
+    SERVER_ERROR = "server_error"
+    OVERLOADED = "overloaded"  # the provider has no capacity now
+    RATE_LIMITED = "rate_limited"  # this account sends too much
+    QUOTA = "quota"  # money, or the quota of a day or a month, is used up
+    AUTH = "auth"
+    UNAVAILABLE = "unavailable"  # the package or the credentials are missing here
+    BAD_REQUEST = "bad_request"  # an unknown model too
+    TOO_LONG = "too_long"  # the prompt does not fit the model
+    REFUSED = "refused"  # the model declined
+    FILTERED = "filtered"  # a filter of the provider's cut in
+    TRUNCATED = "truncated"  # the answer did not fit max_tokens
+    MALFORMED = "malformed"  # the answer is no verdict, or empty
+    CLOSED = "closed"  # the breaker of this provider and model is open: nothing was sent
+    BUSY = "busy"  # there was no room among the requests to this provider and model: nothing was sent
+    OTHER = "other"
+
+    @property
+    def advice(self) -> Advice:
+        """What helps."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    FaultKind.TIMEOUT: Advice.AGAIN,
+    FaultKind.CONNECTION: Advice.AGAIN,
+    FaultKind.SERVER_ERROR: Advice.AGAIN,
+    FaultKind.OVERLOADED: Advice.WAIT,
+    FaultKind.RATE_LIMITED: Advice.WAIT,
+    FaultKind.QUOTA: Advice.FIX,
+    FaultKind.AUTH: Advice.FIX,
+    FaultKind.UNAVAILABLE: Advice.FIX,
+    FaultKind.BAD_REQUEST: Advice.FIX,
+    FaultKind.TOO_LONG: Advice.ASK_ANOTHER,
+    FaultKind.REFUSED: Advice.ASK_ANOTHER,
+    FaultKind.FILTERED: Advice.ASK_ANOTHER,
+    FaultKind.TRUNCATED: Advice.FIX,
+    FaultKind.MALFORMED: Advice.AGAIN,
+    FaultKind.CLOSED: Advice.WAIT,
+    FaultKind.BUSY: Advice.WAIT,
+    FaultKind.OTHER: Advice.AGAIN,
+}
+
+
+class VerifierFault(msgspec.Struct, frozen=True, gc=False):
+    """Why a verifier gave no verdict, and when it makes sense to ask it again.
+
+    `source` names what failed (``provider:model``). `retry_after_s` = seconds from now before which asking is pointless, None where
+    nobody knows. `status` is that of the HTTP answer, 0 where there was none.
+    """
+
+    kind: FaultKind
+    message: str = ""
+    source: str = ""
+    retry_after_s: float | None = None
+    status: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class VerificationResult:
     """One verdict about one output.
 
     `confidence` is in [0, 1]. `blame` names the earlier step that the verifier suspects. `evidence` lists what it saw (offending
-    values, places). `prompt` and `calibration` are the versions that the verdict was made with, "" where there are none. `cached`:
-    it was given before about exactly the same and is repeated. `short_of` says of a FAULT that the run's budget of "tokens" or "usd"
-    does not allow the call that it would take.
+    values, places). `prompt` and `calibration` are the versions that the verdict was made with, "" where there are none. `failure`
+    says of a FAULT, or of an abstention, what went wrong with the model that was asked; `short_of` of a FAULT, that the run's budget
+    of "tokens" or "usd" does not allow the call. `cached`: it was given before about exactly the same, and is repeated.
     """
 
     passed: bool
@@ -124,6 +207,7 @@ class VerificationResult:
     cost: Cost = FREE
     prompt: str = ""
     calibration: str = ""
+    failure: VerifierFault | None = field(default=None, repr=False)  # `reasoning` says it in words
     cached: bool = False
     short_of: str = ""
 
@@ -183,5 +267,6 @@ class VerificationResult:
                 "seconds": self.cost.seconds,
                 "usd_at_least": self.cost.usd_at_least,
             },
+            "failure": None if self.failure is None else msgspec.to_builtins(self.failure),
             "cached": self.cached,
         }

@@ -192,8 +192,9 @@ class EmbeddedServer:
         lock = self._open_lock("server.lock")
         try:
             _take(lock, fcntl.LOCK_EX, self._deadline(), f"the server's lock of {self.directory}")
+            binary.mend(self.directory)
             done = subprocess.run(  # noqa: S603 - our own arguments, no shell
-                [str(binary.path), *settings(self.directory, self._socket)],
+                [str(binary.path), *settings(binary, self.directory, self._socket)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

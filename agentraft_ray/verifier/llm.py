@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -9,7 +10,7 @@ from typing import Any, Self
 
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import AgentRaftError, InvalidConfig
-from agentraft_ray.taxonomy import Cost, ErrorType, VerdictKind, VerificationResult
+from agentraft_ray.taxonomy import Advice, Cost, ErrorType, FaultKind, VerdictKind, VerificationResult, VerifierFault
 from agentraft_ray.verifier.asking import describe, in_thread
 from agentraft_ray.verifier.base import Verifier, VerifyInput
 from agentraft_ray.verifier.content import is_empty, render
@@ -21,7 +22,7 @@ from agentraft_ray.verifier.windows import windows
 
 __all__ = ["DEFAULT_MODELS", "CompleteFunction", "Completion", "LLMVerifier"]
 
-CompleteFunction = Callable[[str, str], "str | Completion | Awaitable[str | Completion]"]
+CompleteFunction = Callable[[str, str], "str | Completion | VerifierFault | Awaitable[str | Completion | VerifierFault]"]
 
 _TEXT_CHARS_MAX = Limits().hint_chars_max
 _CALL_TIMEOUT_S = 60.0
@@ -32,13 +33,14 @@ _OWN_CALL = "custom"
 class LLMVerifier(Verifier):
     """Asks a language model for a verdict; whatever cannot be understood strictly is a fault, never a pass.
 
-    `complete_fn(system, user)` replaces the network call; it returns the reply as text, or as a `Completion` with its tokens, and
-    a sync one runs in a thread. Without it the provider's SDK and credentials are needed, but only when the verifier is asked.
-    Without `provider` the environment decides, see `detection`.
+    `complete_fn(system, user)` replaces the network call; it returns the reply as text, as a `Completion` with its tokens, or a
+    `VerifierFault`, and a sync one runs in a thread. Without it the provider's SDK and credentials are needed, but only when the
+    verifier is asked. Without `provider` the environment decides, see `detection`.
 
     A PASS with a confidence under `pass_threshold` is rejected as INCOMPLETE. An empty output is INCOMPLETE without a call. An
     output over `window_chars` is judged in overlapping windows, in order: all must pass, the first that does not decides. One of
-    more than `windows_max` windows is not judged: the verifier abstains.
+    more than `windows_max` windows is not judged: the verifier abstains. It abstains too where asking again would not help: the
+    model refuses, a filter of the provider's cuts in, or the prompt is too long for the model.
 
     Raises InvalidConfig for settings out of range, VerifierUnavailable when there is neither a provider nor a `complete_fn`.
     """
@@ -142,24 +144,27 @@ class LLMVerifier(Verifier):
             prompt=PROMPT_VERSION,
         )
 
-    async def _judge(self, user: str, timeout_s: float) -> tuple[Judgement | Unusable | str, int]:
-        """(what the model said, tokens used); a text says why it could not be asked."""
+    async def _judge(self, user: str, timeout_s: float) -> tuple[Judgement | Unusable | VerifierFault, int]:
+        """(what the model said, tokens used)."""
         try:
             completion = await self._complete(SYSTEM, user, timeout_s)
         except AgentRaftError as problem:
-            return str(problem), 0
+            return VerifierFault(FaultKind.UNAVAILABLE, str(problem), self._source), 0
         except Exception as problem:  # noqa: BLE001 - the boundary: SDKs and users' functions raise anything
-            return self._without_key(describe(problem)), _estimate(SYSTEM, user)
+            message = self._without_key(describe(problem))
+            return VerifierFault(FaultKind.OTHER, message, self._source), _estimate(SYSTEM, user)
+        if isinstance(completion, VerifierFault):
+            return completion, 0
         if not isinstance(completion, Completion):
             reply = completion if isinstance(completion, str) else ""
             return parse_reply(completion), _estimate(SYSTEM, user, reply)
-        if not completion.finished:
-            judgement: Judgement | Unusable = Unusable(
-                "the model did not finish its answer (cut off, filtered or refused)", malformed=False
-            )
-        else:
-            judgement = parse_reply(completion.text)
-        return judgement, completion.tokens_in + completion.tokens_out
+        return self._read(completion), completion.tokens_in + completion.tokens_out
+
+    def _read(self, completion: Completion) -> Judgement | Unusable | VerifierFault:
+        kind = completion.stop.fault
+        if kind is not None:
+            return VerifierFault(kind, completion.detail or f"the model stopped: {completion.stop.value}", self._source)
+        return parse_reply(completion.text if completion.verdict is None else json.dumps(completion.verdict))
 
     async def _complete(self, system: str, user: str, timeout_s: float) -> object:
         if self._complete_fn is not None:
@@ -170,19 +175,23 @@ class LLMVerifier(Verifier):
     def _rejects(self, judgement: Judgement) -> bool:
         return judgement.error_type is not ErrorType.NONE or judgement.confidence < self._pass_threshold
 
-    def _not_passed(self, judgement: Judgement | Unusable | str, where: str, cost: Cost, notes: tuple[str, ...]) -> VerificationResult:
+    def _not_passed(
+        self, judgement: Judgement | Unusable | VerifierFault, where: str, cost: Cost, notes: tuple[str, ...]
+    ) -> VerificationResult:
         facts: dict[str, Any] = {
             "verifier": self.name,
             "cost": cost,
             "prompt": PROMPT_VERSION,
             "evidence": notes + (where,) * bool(where),
         }
-        if isinstance(judgement, str):
-            return VerificationResult.fault(f"the model could not be asked: {judgement}", **facts)
+        if isinstance(judgement, VerifierFault):
+            unable = VerificationResult.abstain if judgement.kind.advice is Advice.ASK_ANOTHER else VerificationResult.fault
+            return unable(f"the model gave no verdict ({judgement.kind.value}): {judgement.message}", failure=judgement, **facts)
         if isinstance(judgement, Unusable):
             # As in the seed, text without a verdict counts as INCOMPLETE; but the verifier failed, so the agent does not pay.
             error_type = ErrorType.NONE if judgement.malformed else ErrorType.INCOMPLETE
-            return VerificationResult(False, error_type, 0.0, reasoning=judgement.reason, kind=VerdictKind.FAULT, **facts)
+            failure = VerifierFault(FaultKind.MALFORMED, judgement.reason, self._source)
+            return VerificationResult(False, error_type, 0.0, reasoning=judgement.reason, kind=VerdictKind.FAULT, failure=failure, **facts)
         facts |= {"confidence": judgement.confidence, "blame": judgement.blame}
         if judgement.error_type is ErrorType.NONE:
             reasoning = f"passed with a confidence of {judgement.confidence}, under {self._pass_threshold}. {judgement.reasoning}"
@@ -190,6 +199,10 @@ class LLMVerifier(Verifier):
         return VerificationResult.fail(
             judgement.error_type, hint=_cut(judgement.hint), reasoning=judgement.reasoning[:_TEXT_CHARS_MAX], **facts
         )
+
+    @property
+    def _source(self) -> str:
+        return f"{self.provider}:{self.model}"
 
     def _time_left(self, request: VerifyInput, started: float) -> float:
         if request.deadline_s is None:

@@ -16,7 +16,7 @@ from typing import Self
 
 import redis
 
-from agentraft_ray.checkpoint.server_binary import find_server
+from agentraft_ray.checkpoint.server_binary import ServerBinary, find_server, version_of
 
 _START_S = 10.0
 
@@ -52,6 +52,7 @@ class TestServer:
         words = [part for name, value in self.settings.items() for part in (f"--{name.replace('_', '-')}", value)]
         ours = ["--unixsocket", str(self.socket), "--dir", str(self.directory), "--daemonize", "no"]
         port = [] if "port" in self.settings else ["--port", "0"]
+        ServerBinary(self.binary, version_of(self.binary)).mend(self.directory)
         self.process = subprocess.Popen([self.binary, *ours, *port, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + _START_S
         while not self._answers():

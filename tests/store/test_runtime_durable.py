@@ -447,7 +447,7 @@ async def test_ctrl_c_leaves_the_run_in_good_order(server: TestServer, tmp_path:
         assert (found.status, found.waiting_for, found.verified_count) == ("waiting", ("drained",), 1)
 
 
-@pytest.mark.parametrize("damage", ["changed", "foreign bytes", "cut"])
+@pytest.mark.parametrize("damage", ["changed", "foreign bytes", "cut", "twice"])
 async def test_a_damaged_log_is_a_clear_error_and_runs_nothing(server: TestServer, damage: str) -> None:
     calls: list[str] = []
     pipeline = chain(calls, "ab")
@@ -461,6 +461,8 @@ async def test_a_damaged_log_is_a_clear_error_and_runs_nothing(server: TestServe
                 client.lset(log, 2, record.replace(b"after", b"AFTER"))
             elif damage == "foreign bytes":
                 client.lset(log, 2, b"not ours")
+            elif damage == "twice":
+                client.rpush(log, client.lindex(log, -1))
             else:
                 client.ltrim(log, 0, 2)
         async with asyncio.timeout(10):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from agentraft_ray.errors import ErrorType, InvalidConfig, VerifierUnavailable
 from agentraft_ray.pipeline import Step, Task
-from agentraft_ray.taxonomy import VerdictKind
+from agentraft_ray.taxonomy import Advice, FaultKind, VerdictKind, VerifierFault
 from agentraft_ray.verifier import DEFAULT_MODELS, PROMPT_VERSION, Completion, LLMVerifier, VerifyInput
-from agentraft_ray.verifier.providers import accepts_temperature
+from agentraft_ray.verifier.providers import StopReason, accepts_temperature
 from agentraft_ray.verifier.windows import windows
 
 
@@ -83,7 +83,7 @@ async def test_text_without_a_verdict_is_a_soft_incomplete_that_is_not_billed_to
         None,
         7,
         b"x",
-        Completion(says(), 1, 1, finished=False),
+        Completion(says(), 1, 1, StopReason.TRUNCATED),
         RuntimeError("502"),
     ],
 )
@@ -91,6 +91,28 @@ async def test_anything_else_is_a_fault(reply):
     verdict = await LLMVerifier(complete_fn=Model(reply)).verify(request())
     assert not verdict.passed
     assert verdict.kind is VerdictKind.FAULT
+
+
+@pytest.mark.parametrize("stop", [stop for stop in StopReason if stop is not StopReason.COMPLETE])
+async def test_a_reply_that_is_not_complete_is_never_a_verdict(stop):
+    verdict = await LLMVerifier(complete_fn=Model(Completion(says(), 1, 1, stop, detail="why"))).verify(request())
+    assert not verdict.passed
+    assert (verdict.failure.kind.value, verdict.failure.message) == (stop.value, "why")
+    another = verdict.failure.kind.advice is Advice.ASK_ANOTHER
+    assert verdict.kind is (VerdictKind.ABSTAIN if another else VerdictKind.FAULT)
+    assert verdict.cost.tokens == 2
+
+
+async def test_a_call_may_answer_with_a_typed_fault():
+    limited = VerifierFault(FaultKind.RATE_LIMITED, "slow down", "own:model", 60.0, 429)
+    verdict = await LLMVerifier(complete_fn=Model(limited)).verify(request())
+    assert (verdict.kind, verdict.failure, verdict.cost.tokens) == (VerdictKind.FAULT, limited, 0)
+    assert json.loads(json.dumps(verdict.to_dict()))["failure"]["kind"] == "rate_limited"
+
+
+async def test_a_structured_verdict_is_read_as_strictly_as_text():
+    for verdict, kind in ((json.loads(says()), VerdictKind.PASS), ({"verdict": "PASS", "confidence": float("nan")}, VerdictKind.FAULT)):
+        assert (await LLMVerifier(complete_fn=Model(Completion("", verdict=verdict))).verify(request())).kind is kind
 
 
 @pytest.mark.parametrize("output", [None, "", "  ", [], {}])

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agentraft_ray.errors import InvalidConfig, VerifierUnavailable
+from agentraft_ray.verifier.providers.completion import Completion, StopReason
 
-__all__ = ["DEFAULT_MODELS", "PROVIDERS", "Completion", "Provider", "ProviderConfig", "accepts_temperature", "complete"]
+__all__ = ["DEFAULT_MODELS", "PROVIDERS", "Completion", "Provider", "ProviderConfig", "StopReason", "accepts_temperature", "complete"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +28,6 @@ class ProviderConfig:
     temperature: float | None = 0.0
     max_tokens: int = 400
     timeout_s: float = 60.0
-
-
-class Completion(NamedTuple):
-    """What a model wrote and how many tokens it took; `finished` is False where it was cut off or refused to go on."""
-
-    text: str
-    tokens_in: int
-    tokens_out: int
-    finished: bool = True
 
 
 class Provider(NamedTuple):

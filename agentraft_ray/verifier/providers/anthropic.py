@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from agentraft_ray.verifier.providers import Completion, ProviderConfig, accepts_temperature
+from agentraft_ray.verifier.providers import Completion, ProviderConfig, StopReason, accepts_temperature
 
 __all__ = ["complete"]
+
+_STOPS = {"end_turn": StopReason.COMPLETE, "max_tokens": StopReason.TRUNCATED, "refusal": StopReason.REFUSED}
 
 
 async def complete(config: ProviderConfig, system: str, user: str) -> Completion:
@@ -25,5 +27,5 @@ async def complete(config: ProviderConfig, system: str, user: str) -> Completion
         text="".join(block.text for block in message.content if block.type == "text"),
         tokens_in=message.usage.input_tokens,
         tokens_out=message.usage.output_tokens,
-        finished=message.stop_reason == "end_turn",
+        stop=_STOPS.get(message.stop_reason or "", StopReason.OTHER),
     )

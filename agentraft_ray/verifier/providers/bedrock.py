@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from agentraft_ray.verifier.asking import in_thread
-from agentraft_ray.verifier.providers import Completion, ProviderConfig, accepts_temperature
+from agentraft_ray.verifier.providers import Completion, ProviderConfig, StopReason, accepts_temperature
 
 __all__ = ["complete"]
 
 _CONNECT_TIMEOUT_S = 5.0
+_STOPS = {"end_turn": StopReason.COMPLETE, "max_tokens": StopReason.TRUNCATED, "content_filtered": StopReason.FILTERED}
 
 
 async def complete(config: ProviderConfig, system: str, user: str) -> Completion:
     """One call. Raises what the SDK raises. When it is cancelled the thread still ends only with the call's time-out."""
-    return Completion(*await in_thread(_converse, config, system, user))
+    completion: Completion = await in_thread(_converse, config, system, user)
+    return completion
 
 
 def _converse(config: ProviderConfig, system: str, user: str) -> Completion:
@@ -49,5 +51,5 @@ def _converse(config: ProviderConfig, system: str, user: str) -> Completion:
         text="".join(block.get("text", "") for block in response["output"]["message"]["content"]),
         tokens_in=usage.get("inputTokens", 0),
         tokens_out=usage.get("outputTokens", 0),
-        finished=response.get("stopReason") == "end_turn",
+        stop=_STOPS.get(response.get("stopReason"), StopReason.OTHER),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from agentraft_ray.verifier.providers import Completion, ProviderConfig, accepts_temperature
+from agentraft_ray.verifier.providers import Completion, ProviderConfig, StopReason, accepts_temperature
 
 __all__ = ["complete"]
 
@@ -40,5 +40,5 @@ async def complete(config: ProviderConfig, system: str, user: str) -> Completion
         text=response.text or "",
         tokens_in=(usage.prompt_token_count or 0) if usage else 0,
         tokens_out=((usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)) if usage else 0,
-        finished=bool(candidates) and candidates[0].finish_reason == types.FinishReason.STOP,
+        stop=StopReason.COMPLETE if candidates and candidates[0].finish_reason == types.FinishReason.STOP else StopReason.OTHER,
     )

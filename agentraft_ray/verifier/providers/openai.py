@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentraft_ray.verifier.providers import Completion, ProviderConfig, accepts_temperature
+from agentraft_ray.verifier.providers import Completion, ProviderConfig, StopReason, accepts_temperature
 
 __all__ = ["complete"]
+
+_STOPS = {"stop": StopReason.COMPLETE, "length": StopReason.TRUNCATED, "content_filter": StopReason.FILTERED}
 
 
 async def complete(config: ProviderConfig, system: str, user: str) -> Completion:
@@ -31,5 +33,5 @@ async def complete(config: ProviderConfig, system: str, user: str) -> Completion
         text=choice.message.content or "",
         tokens_in=usage.prompt_tokens if usage else 0,
         tokens_out=usage.completion_tokens if usage else 0,
-        finished=choice.finish_reason == "stop" and not choice.message.refusal,
+        stop=StopReason.REFUSED if choice.message.refusal else _STOPS.get(choice.finish_reason, StopReason.OTHER),
     )
