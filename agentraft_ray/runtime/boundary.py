@@ -13,6 +13,7 @@ __all__ = ["checked_verdict", "described", "plain_text"]
 
 _DESCRIPTION_CHARS_MAX = 2_000
 _FAULT_CHARS_MAX = 500
+_RESOURCES = ("tokens", "usd")
 _SOURCE_CHARS_MAX = 200
 
 
@@ -34,7 +35,8 @@ def checked_verdict(result: object, verifier: str, limits: Limits) -> Verificati
         return VerificationResult.fault(f"the verifier returned {type(result).__name__}, not a VerificationResult", verifier=verifier)
     cost = FREE
     try:
-        cost = Cost.of(result.cost.tokens, result.cost.usd, result.cost.seconds)
+        given = result.cost
+        cost = FREE if given is FREE else Cost.of(given.tokens, given.usd, given.seconds, given.known_usd)
         return _plain(result, cost, verifier, limits)
     except Exception as error:  # noqa: BLE001 - the boundary to the user's code: any of these values may be a class of theirs
         why = f"the verifier returned a verdict that makes no sense: {described(error)}"
@@ -68,6 +70,8 @@ def _plain(result: VerificationResult, cost: Cost, verifier: str, limits: Limits
         plain_text(result.prompt),
         plain_text(result.calibration),
         failure=None if result.failure is None else _plain_failure(result.failure),
+        cached=result.cached is True,
+        short_of=result.short_of if kind is VerdictKind.FAULT and result.short_of in _RESOURCES else "",
     )
 
 

@@ -28,14 +28,13 @@ from agentraft_ray.protocol.messages import (
     ReleasePermit,
     RunStep,
     Tick,
-    VerdictReturned,
     Verify,
 )
 from agentraft_ray.protocol.records import RunParked, StepCommitted
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.environment import Environment
-from agentraft_ray.runtime.judging import judge, task_copy
+from agentraft_ray.runtime.judging import RunningVerdict, judge, task_copy
 from agentraft_ray.runtime.outputs import AncestorOutputs, RunOutputs
 from agentraft_ray.runtime.results import Commits
 from agentraft_ray.runtime.steps import RunningStep
@@ -65,7 +64,7 @@ class RunDriver:
         self._appending = False
         self._commands_seen: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._by_call: dict[int, tuple[asyncio.Task[None], RunningStep | None]] = {}
+        self._by_call: dict[int, tuple[asyncio.Task[None], RunningStep | RunningVerdict]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self.acknowledged = (state.token, state.index, state.head)  # how far the log is known to have come
@@ -102,8 +101,7 @@ class RunDriver:
         if self._stopped.done():
             return
         for _, running in self._by_call.values():
-            if running is not None:
-                self._machine.late = self._machine.late + running.bill()
+            self._machine.late = self._machine.late + running.bill()
         self._machine.drain(time.time())
         self._spawn(self._advance)
 
@@ -300,11 +298,11 @@ class RunDriver:
     async def _verify(self, command: Verify) -> list[Job]:
         if not self._machine.waits_for(command.call):
             return []
-        started = time.perf_counter()
-        result = await self._tracked(command.call.number, judge(self.environment, self.outputs, command))
-        return self._after(VerdictReturned(command.call, result, time.perf_counter() - started))
+        running = RunningVerdict(command.call, command.allowance)
+        work = judge(self.environment, self.outputs, command, running.spending)
+        return self._after(running.returned(await self._tracked(command.call.number, work, running)))
 
-    async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | None = None) -> Any:
+    async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | RunningVerdict) -> Any:
         """Await `work` where CancelAttempt can find it."""
         task = asyncio.current_task()
         assert task is not None
@@ -317,8 +315,8 @@ class RunDriver:
         finally:
             self._by_call.pop(number, None)
 
-    def _call_off(self, number: int) -> RunningStep | None:
-        """Stop the work on a call; the step that it ran, if it ran one."""
+    def _call_off(self, number: int) -> RunningStep | RunningVerdict | None:
+        """Stop the work on a call; what ran for it, if anything did."""
         task, running = self._by_call.pop(number, (None, None))
         if task is not None and task is not asyncio.current_task():
             task.cancel()
