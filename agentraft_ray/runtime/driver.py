@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Command
+from agentraft_ray.checkpoint.base import Answer, AnswerKind, Command
 from agentraft_ray.errors import AgentRaftError, LogCorrupted, LogRewound, OwnershipLost
 from agentraft_ray.pipeline import StepContext
 from agentraft_ray.protocol.machine import RunMachine
@@ -35,6 +35,7 @@ from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.environment import Environment
 from agentraft_ray.runtime.judging import RunningVerdict, judge, task_copy
+from agentraft_ray.runtime.logs import append_entry
 from agentraft_ray.runtime.outputs import AncestorOutputs, RunOutputs
 from agentraft_ray.runtime.results import Commits
 from agentraft_ray.runtime.steps import RunningStep
@@ -104,14 +105,6 @@ class RunDriver:
             self._machine.late = self._machine.late + running.bill()
         self._machine.drain(time.time())
         self._spawn(self._advance)
-
-    async def end(self, commands: Sequence[Command]) -> None:
-        """Let the run take `commands` without starting anything: enough for a cancellation, whatever the run's steps were."""
-        for command in commands:
-            self._machine.feed(command_event(command), time.time())
-        ready = self._machine.take_ready()
-        if ready is not None:
-            await self._append(ready)
 
     async def park(self, record: RunParked) -> None:
         """Put the run aside without starting anything."""
@@ -185,24 +178,8 @@ class RunDriver:
         return jobs
 
     async def _append(self, ready: Ready) -> list[Job]:
-        environment, run_id = self.environment, self.state.run_id
-        seal = environment.seal
-        blobs = ready.blobs and tuple((name := seal.blob_name(digest), seal.seal_blob(run_id, name, data)) for digest, data in ready.blobs)
-        entry = AppendEntry(
-            run_id,
-            ready.token,
-            ready.new_head,
-            ready.index,
-            ready.head,
-            ready.records,
-            ready.new_head,
-            blobs=blobs,
-            needs_blobs=tuple(seal.blob_name(digest) for digest in ready.needs),
-            taken=ready.taken,
-            status=ready.status,  # type: ignore[arg-type]
-            outcome=ready.outcome,
-        )
-        answer = await environment.store.append(entry)
+        environment = self.environment
+        answer = await environment.store.append(append_entry(self.state.run_id, ready, environment.seal))
         if answer.kind is not AnswerKind.APPENDED:
             raise self._refused(answer, ready.index)
         self.acknowledged = (answer.token, answer.index, answer.head)
