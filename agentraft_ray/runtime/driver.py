@@ -39,6 +39,7 @@ from agentraft_ray.runtime.logs import append_entry
 from agentraft_ray.runtime.outputs import AncestorOutputs, RunOutputs
 from agentraft_ray.runtime.results import Commits
 from agentraft_ray.runtime.steps import RunningStep
+from agentraft_ray.telemetry.tracing import RunTrace
 
 __all__ = ["RunDriver"]
 
@@ -46,7 +47,7 @@ Job = Callable[[], Awaitable["list[Job]"]]
 
 
 class RunDriver:
-    """One life of one run in this process, from a claimed state until the run finishes, parks, or is lost."""
+    """One life of one run in this process, from a claimed state until the run finishes, parks, or is lost. `trace` gets its spans."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class RunDriver:
         state: RunState,
         commits: Commits,
         tell: Callable[[Announce], None] | None,
+        trace: RunTrace | None = None,
     ) -> None:
         self.environment = environment
         self.state = state
@@ -61,6 +63,7 @@ class RunDriver:
         seal = environment.seal
         self.outputs = RunOutputs(state, environment.output_types, environment.store, seal, environment.limits.cached_outputs_bytes_max)
         self._tell = tell
+        self._trace = trace
         self._machine = RunMachine(state, seal=seal.seal, listening=tell is not None)
         self._appending = False
         self._commands_seen: set[str] = set()
@@ -191,6 +194,8 @@ class RunDriver:
                     self.outputs.keep(record.certificate.step, position, data)
             self.commits.note(record)
             position += 1
+        if self._trace is not None:
+            self._trace.stands(ready.decided)
         if environment.mirror is not None:
             await environment.mirror.follow(self.state, self.outputs, ready.decided)
         self._appending = False
@@ -265,6 +270,9 @@ class RunDriver:
         fn, wanted = environment.pipeline.step_at(step).fn, self.outputs.type_of(step)
         running = RunningStep(command.call, fn, context, command.timeout_s)
         work = running.run(environment.threads, environment.limits.payload_bytes_max, wanted, self._overdue)
+        if self._trace is not None:
+            self._trace.dispatched(command)
+            work = self._trace.within(command, work)
         return self._after(await self._tracked(command.call.number, work, running))
 
     def _overdue(self, running: RunningStep) -> None:
@@ -276,8 +284,14 @@ class RunDriver:
         if not self._machine.waits_for(command.call):
             return []
         running = RunningVerdict(command.call, command.allowance)
-        work = judge(self.environment, self.outputs, command, running.spending)
-        return self._after(running.returned(await self._tracked(command.call.number, work, running)))
+        work, trace = judge(self.environment, self.outputs, command, running.spending), self._trace
+        if trace is not None:
+            trace.asked(command)
+            work = trace.within(command, work)
+        event = running.returned(await self._tracked(command.call.number, work, running))
+        if trace is not None:
+            trace.judged(event)
+        return self._after(event)
 
     async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | RunningVerdict) -> Any:
         """Await `work` where CancelAttempt can find it."""
