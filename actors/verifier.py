@@ -51,9 +51,9 @@ class VerifierActor(ExchangeHost):
             open_store=open_store,
         )
 
-    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0) -> bytes:
+    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0, session: str = "") -> bytes:
         """Take in a batch of `Judge`; the verdicts that are ready, once there are any, at the latest after `hold_s`."""
-        return await self._exchanged(client, decode(batch, list[Judge]), sent_at, good_for_s)
+        return await self._exchanged(client, decode(batch, list[Judge]), sent_at, good_for_s, session)
 
     # --- one verdict ---------------------------------------------------------------------------------------------------------
 
