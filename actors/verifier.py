@@ -63,7 +63,7 @@ class VerifierActor(ExchangeHost):
     async def _judge(self, request: Request) -> VerificationResult | None:
         ask: Judge = request.ask
         blueprint: Blueprint = request.definition
-        verifier, outputs = blueprint.verifier, self._outputs(blueprint, ask.run_id)
+        outputs = self._outputs(blueprint, ask.run_id)
         running = request.running = RunningVerdict(ask.ticket, ask.allowance)
         task, near, data, previous = ask.task, dict(ask.parents), ask.output.data, ask.previous
         if task is None or data is None or None in near.values():
@@ -72,7 +72,7 @@ class VerifierActor(ExchangeHost):
                 data, passed_by = await asyncio.to_thread(outputs.judged_data, ask.output, ask.position)
                 previous = previous or passed_by  # only the commit itself says who has passed a suspect
         make = partial(_input, ask, blueprint, outputs, task, near, data, running.spending)  # type: ignore[arg-type]
-        return await opinion(verifier, make, previous, partial(_checked, blueprint), is_suspect=ask.position >= 0)
+        return await opinion(blueprint, make, previous, partial(_checked, blueprint), is_suspect=ask.position >= 0)
 
     def waits(self, request: Request) -> None:
         """The verdict's time is bounded here, whatever the verifier does; most rules are done before that is needed."""

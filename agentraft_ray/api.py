@@ -15,7 +15,7 @@ from agentraft_ray.checkpoint.base import CheckpointStore, RunStore
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from agentraft_ray.checkpoint.memory import InMemoryCheckpointStore
 from agentraft_ray.checkpoint.seal import EncryptingSeal, PlainSeal, Seal
-from agentraft_ray.config import AgentRaftConfig, Budget, Limits, OnOpen
+from agentraft_ray.config import AgentRaftConfig, Budget, FreshCalibration, Limits, OnOpen
 from agentraft_ray.errors import InvalidConfig
 from agentraft_ray.events import Event
 from agentraft_ray.pipeline import Pipeline
@@ -72,6 +72,7 @@ def wrap(
     on_open: OnOpen | None = None,
     budget: Budget | None = None,
     require_model: bool = False,
+    require_calibration: FreshCalibration | None = None,
     max_rollback_depth: int = ROLLBACK_DEPTH,
     back_when_exhausted: bool = False,
     encryption_key: bytes | str | None = None,
@@ -97,6 +98,8 @@ def wrap(
             closes (default on a cluster).
         budget: limits of one run over all its attempts, crashes and resumes.
         require_model: refuse (InvalidConfig) to judge HIGH steps by rules alone, instead of warning once.
+        require_calibration: refuse to judge HIGH steps by models without a calibration like this: InvalidConfig here, and no verdict
+            (the run waits) where one becomes too old while runs go on.
         max_rollback_depth: how many steps back a verdict may send the run; 0 = never.
         back_when_exhausted: let a step out of retries go back to the step before it, if that falls when it is judged again.
         encryption_key: 32 bytes (or base64); records and blobs are then encrypted with AES-GCM.
@@ -122,6 +125,7 @@ def wrap(
         on_open=on_open or ("fail" if cluster is None else "park"),
         budget=budget,
         require_model=require_model,
+        require_calibration=require_calibration,
         max_rollback_depth=max_rollback_depth,
         back_when_exhausted=back_when_exhausted,
         limits=limits or given.limits,
