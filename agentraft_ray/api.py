@@ -27,8 +27,10 @@ from agentraft_ray.runtime.hooks import EventHook
 from agentraft_ray.runtime.logs import RunLogs, checkpoints_of_log
 from agentraft_ray.runtime.naming import import_object
 from agentraft_ray.runtime.owner import Owner
+from agentraft_ray.runtime.provider_guard import ProcessGuard
 from agentraft_ray.runtime.steps import StepThreads
 from agentraft_ray.verifier.base import Verifier
+from agentraft_ray.verifier.providers.connections import guard_process
 from agentraft_ray.verifier.rules import RulesVerifier
 from agentraft_ray.verifier.tiered import TieredVerifier
 
@@ -142,6 +144,7 @@ def wrap(
     breakers = Breakers(blueprint.policy, plain)
 
     def environment() -> Environment:
+        guard_process(ProcessGuard())
         logs, threads = RunLogs(run_store, seal), StepThreads(blueprint.limits.step_threads_max)
         owner = Owner(run_store, blueprint.limits.lease_ttl_s)
         return Environment(blueprint, run_store, seal, logs, breakers, threads, owner, mirror)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agentraft_ray.checkpoint.codec import decode_output
+from agentraft_ray.config import Limits
 from agentraft_ray.pipeline import Task
 from agentraft_ray.protocol.messages import Verify
 from agentraft_ray.protocol.records import TaskRecord
+from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.boundary import described
 from agentraft_ray.runtime.environment import Environment
 from agentraft_ray.runtime.outputs import History, RunOutputs
@@ -15,7 +17,7 @@ from agentraft_ray.runtime.steps import ends_us
 from agentraft_ray.taxonomy import VerificationResult
 from agentraft_ray.verifier.base import Verifier, VerifyInput
 
-__all__ = ["judge", "opinion", "task_copy"]
+__all__ = ["judge", "opinion", "task_copy", "waits_long"]
 
 
 async def judge(environment: Environment, outputs: RunOutputs, command: Verify) -> VerificationResult | None:
@@ -68,6 +70,11 @@ async def opinion(
             raise
         return VerificationResult.fault(described(error), verifier=verifier.name)
     return checked(result)
+
+
+def waits_long(state: RunState, wait_s: float, limits: Limits) -> bool:
+    """Whether a parked run waits for a verifier that has named a time further away than anybody should be kept waiting for."""
+    return wait_s > limits.verifier_wait_s and any(reason.startswith("verifier:") for reason in state.parked or ())
 
 
 def task_copy(task: TaskRecord) -> Task:
