@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Awaitable, Callable
@@ -26,8 +27,10 @@ from agentraft_ray.runtime.hooks import EventHook
 from agentraft_ray.runtime.logs import RunLogs, checkpoints_of_log
 from agentraft_ray.runtime.naming import import_object
 from agentraft_ray.runtime.owner import Owner
+from agentraft_ray.runtime.provider_guard import ProcessGuard
 from agentraft_ray.runtime.steps import StepThreads
 from agentraft_ray.verifier.base import Verifier
+from agentraft_ray.verifier.providers.connections import guard_process
 from agentraft_ray.verifier.rules import RulesVerifier
 from agentraft_ray.verifier.tiered import TieredVerifier
 
@@ -35,6 +38,7 @@ __all__ = ["ClusterPort", "default_verifier", "wrap"]
 
 LoggedCheckpointStore.log_view = staticmethod(checkpoints_of_log)
 
+_log = logging.getLogger("agentraft_ray")
 _warned: set[str] = set()
 
 
@@ -133,10 +137,10 @@ def wrap(
     hook = on_event or given.on_event
     if cluster is not None:
         _refuse_on_cluster(store=store or given.store, durability=durability, encryption_key=encryption_key, breaker=given.breaker)
-        return cluster.coordinator(pipeline, verifier or given.verifier, settings, hook)
+        return cluster.coordinator(pipeline, given.verifier if verifier is None else verifier, settings, hook)
     _check_placement(found)
     plain = _plain_breaker(given.breaker, failure_threshold, cooldown_seconds)
-    blueprint = blueprint_of(found, judge or given.verifier or default_verifier(), settings, plain)
+    blueprint = blueprint_of(found, _chosen(given.verifier if judge is None else judge), settings, plain)
     seal: Seal = PlainSeal() if encryption_key is None else EncryptingSeal(encryption_key)
     run_store, mirror = _open_store(store if store is not None else given.store, durability, settings.limits)
     if isinstance(run_store, LoggedCheckpointStore):
@@ -144,12 +148,22 @@ def wrap(
     breakers = Breakers(blueprint.policy, plain)
 
     def environment() -> Environment:
+        guard_process(ProcessGuard())
         logs, threads = RunLogs(run_store, seal), StepThreads(blueprint.limits.step_threads_max)
         owner = Owner(run_store, blueprint.limits.lease_ttl_s)
         return Environment(blueprint, run_store, seal, logs, breakers, threads, owner, mirror)
 
     owns_store = not isinstance(store if store is not None else given.store, RunStore)
     return Coordinator(environment, hook, owns_store=owns_store)
+
+
+def _chosen(verifier: Verifier | None) -> Verifier:
+    """The verifier to judge with. What it lacks in this process is said, and no more than that: it may be set before the first run."""
+    if verifier is None:
+        return default_verifier()
+    for line in verifier.missing():
+        _log.warning("%s", line)
+    return verifier
 
 
 def default_verifier() -> Verifier:

@@ -123,6 +123,7 @@ def plan_of_pipeline(pipeline: Pipeline, verifier: Verifier, settings: RunSettin
         limits.verifier_timeout_s,
         limits.inline_bytes_max,
         host_times_steps=True,
+        verifier_hold_s=limits.verifier_hold_s,
     )
     try:
         spec = PlanSpec(pipeline.name, tuple(steps), pipeline.repeats, policies)

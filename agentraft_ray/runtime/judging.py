@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from agentraft_ray.checkpoint.codec import decode_output
+from agentraft_ray.config import Limits
 from agentraft_ray.pipeline import Task
 from agentraft_ray.protocol.messages import VerdictReturned, Verify
 from agentraft_ray.protocol.records import TaskRecord
+from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.blueprint import Blueprint
 from agentraft_ray.runtime.boundary import described
 from agentraft_ray.runtime.environment import Environment
@@ -20,7 +22,7 @@ from agentraft_ray.taxonomy import FREE, Allowance, Cost, VerificationResult
 from agentraft_ray.verifier.base import VerifyInput
 from agentraft_ray.verifier.spending import Spending, billed, fault
 
-__all__ = ["RunningVerdict", "judge", "opinion", "task_copy"]
+__all__ = ["RunningVerdict", "judge", "opinion", "task_copy", "waits_long"]
 
 
 class RunningVerdict:
@@ -118,6 +120,11 @@ async def opinion(
         return checked(fault(error, described(error), verifier.name, spending))
     verdict = checked(result)
     return verdict if verdict.cost is not FREE else billed(verdict, spending)
+
+
+def waits_long(state: RunState, wait_s: float, limits: Limits) -> bool:
+    """Whether a parked run waits for a verifier that has named a time further away than anybody should be kept waiting for."""
+    return wait_s > limits.verifier_wait_s and any(reason.startswith("verifier:") for reason in state.parked or ())
 
 
 def task_copy(task: TaskRecord) -> Task:

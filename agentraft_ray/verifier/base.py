@@ -65,6 +65,10 @@ class Verifier(ABC):
         """A verdict by another mechanism than the verifier named `previous`; None where there is none."""
         return None
 
+    def missing(self) -> tuple[str, ...]:
+        """What this process lacks to ask it, each in one line that says what to install or set; () where nothing shows."""
+        return ()
+
     def uses_model(self, criticality: Criticality) -> bool:
         """Whether a step of this criticality is judged by more than fixed rules. Unknown verifiers count as more."""
         return True

@@ -54,8 +54,9 @@ class CachedVerifier(Verifier):
     def identity(self) -> str:
         return f"cached({self._verifier.identity}{', across runs' if self._across_runs else ''})"
 
-    def __len__(self) -> int:
-        """How many verdicts are remembered here."""
+    @property
+    def remembered(self) -> int:
+        """How many verdicts are remembered in this process."""
         return len(self._kept)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,6 +78,9 @@ class CachedVerifier(Verifier):
 
     def calibrations(self, criticality: Criticality) -> tuple[Calibration | None, ...]:
         return self._verifier.calibrations(criticality)
+
+    def missing(self) -> tuple[str, ...]:
+        return self._verifier.missing()
 
     def verify_now(self, request: VerifyInput) -> VerificationResult | None:
         return self._verifier.verify_now(request)

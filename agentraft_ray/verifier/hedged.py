@@ -46,6 +46,9 @@ class HedgedVerifier(Verifier):
     def calibrations(self, criticality: Criticality) -> tuple[Calibration | None, ...]:
         return tuple(one for member in dict.fromkeys(self._members) for one in member.calibrations(criticality))
 
+    def missing(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(line for member in self._members for line in member.missing()))
+
     def verify_now(self, request: VerifyInput) -> VerificationResult | None:
         return self._members[0].verify_now(request)
 

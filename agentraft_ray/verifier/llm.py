@@ -9,7 +9,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
-from agentraft_ray.config import Limits
+import msgspec
+
+from agentraft_ray.config import Limits, ProviderLimits
 from agentraft_ray.errors import AgentRaftError, BudgetExhausted, InvalidConfig
 from agentraft_ray.pipeline import Criticality
 from agentraft_ray.taxonomy import FREE, Advice, Cost, ErrorType, FaultKind, VerdictKind, VerificationResult, VerifierFault
@@ -32,7 +34,8 @@ __all__ = ["DEFAULT_MODELS", "CompleteFunction", "Completion", "LLMVerifier"]
 CompleteFunction = Callable[[str, str], "str | Completion | VerifierFault | Awaitable[str | Completion | VerifierFault]"]
 
 _TEXT_CHARS_MAX = Limits().hint_chars_max
-_CALL_TIMEOUT_S = 60.0
+_DEADLINE_S = Limits().verifier_timeout_s
+_ANSWERS_BY = 0.98
 _LONG_CHARS = 100_000  # what is longer is made visible in a thread
 _THRESHOLD = 0.5
 
@@ -67,6 +70,8 @@ class LLMVerifier(Verifier):
         max_tokens: int = 400,
         pass_threshold: float = _THRESHOLD,
         complete_fn: CompleteFunction | None = None,
+        base_url: str | None = None,
+        limits: ProviderLimits | None = None,
         calibration: Calibration | None = None,
         prices: PriceTable | None = None,
         context_chars: int = CONTEXT_CHARS_MAX,
@@ -79,6 +84,8 @@ class LLMVerifier(Verifier):
             provider, model, region = found.provider, model or found.model, region or found.region
         if complete_fn is None and provider not in PROVIDERS:
             raise InvalidConfig(f"unknown provider {provider!r}: use one of {', '.join(PROVIDERS)}, or pass complete_fn=")
+        if base_url is not None and model is None:
+            raise InvalidConfig(f"which model is served at {base_url}? Pass model=")
         if calibration is not None and pass_threshold not in (_THRESHOLD, calibration.threshold):
             raise InvalidConfig(f"pass_threshold={pass_threshold} and a calibration for {calibration.threshold} contradict each other")
         if not 0.0 <= pass_threshold <= 1.0 or max_tokens < 1 or windows_max < 1 or context_chars < 0:
@@ -93,10 +100,13 @@ class LLMVerifier(Verifier):
         self._max_tokens = max_tokens
         self._pass_threshold = pass_threshold
         self._complete_fn = complete_fn
-        self._billing = Billing(provider, self.model, max_tokens, prices)
+        self._billing = Billing(provider, self.model, max_tokens, prices, base_url)
         self._context_chars = context_chars
         self._window = (window_chars, window_overlap_chars)
         self._windows_max = windows_max
+        self._config = ProviderConfig(
+            provider, self.model, api_key, region, base_url, temperature, max_tokens, ProviderLimits() if limits is None else limits
+        )
         self.calibration: Calibration | None = None
         if calibration is not None:
             if calibration.threshold is not None:
@@ -111,7 +121,7 @@ class LLMVerifier(Verifier):
 
     @classmethod
     def openai(cls, model: str | None = None, **options: Any) -> Self:
-        """A model of OpenAI."""
+        """A model of OpenAI; with `base_url` one of any server that speaks its protocol: vLLM, Ollama, a gateway."""
         return cls(provider="openai", model=model, **options)
 
     @classmethod
@@ -153,6 +163,13 @@ class LLMVerifier(Verifier):
 
     def calibrations(self, criticality: Criticality) -> tuple[Calibration | None, ...]:
         return (self.calibration,)
+
+    def missing(self) -> tuple[str, ...]:
+        if self._complete_fn is not None:
+            return ()
+        has_key = self._api_key is not None or self._config.base_url is not None
+        problem = PROVIDERS[self.provider].missing(os.environ, has_key=has_key)
+        return (f"the verifier {self.name} {problem}",) if problem else ()
 
     def __repr__(self) -> str:
         return f"<LLMVerifier {self.name}>"  # never the key
@@ -213,7 +230,7 @@ class LLMVerifier(Verifier):
         except BudgetExhausted as short:
             return short
         if isinstance(completion, VerifierFault):
-            return completion
+            return msgspec.structs.replace(completion, message=self._without_key(completion.message))
         return self._read(completion) if isinstance(completion, Completion) else parse_reply(completion)
 
     def _read(self, completion: Completion) -> Judgement | Unusable | VerifierFault:
@@ -225,8 +242,7 @@ class LLMVerifier(Verifier):
     async def _complete(self, system: str, user: str, timeout_s: float) -> object:
         if self._complete_fn is not None:
             return await in_thread(self._complete_fn, system, user)
-        config = ProviderConfig(self.model, self._api_key, self.region, self._temperature, self._max_tokens, timeout_s)
-        return await complete(self.provider, config, system, user)
+        return await complete(self._config, system, user, timeout_s)
 
     def _rejects(self, judgement: Judgement) -> bool:
         return judgement.error_type is not ErrorType.NONE or judgement.confidence < self._pass_threshold
@@ -255,9 +271,9 @@ class LLMVerifier(Verifier):
         return f"{self.provider}:{self.model}"
 
     def _time_left(self, request: VerifyInput, started: float) -> float:
-        if request.deadline_s is None:
-            return _CALL_TIMEOUT_S
-        return max(0.001, min(_CALL_TIMEOUT_S, request.deadline_s - (time.perf_counter() - started)))
+        """For one window, waiting for room included; a little less than there is, so that the fault names what was waited for."""
+        deadline_s = _DEADLINE_S if request.deadline_s is None else request.deadline_s
+        return max(0.001, _ANSWERS_BY * deadline_s - (time.perf_counter() - started))
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._api_key, "[key]") if self._api_key else text

@@ -71,6 +71,9 @@ class QuorumVerifier(Verifier):
     def calibrations(self, criticality: Criticality) -> tuple[Calibration | None, ...]:
         return tuple(one for member in self._members for one in member.calibrations(criticality))
 
+    def missing(self) -> tuple[str, ...]:
+        return tuple(line for member in self._members for line in member.missing())
+
     async def verify(self, request: VerifyInput) -> VerificationResult:
         if self._rule == "k_of_n":
             votes, lost = await self._ask_at_once(request)

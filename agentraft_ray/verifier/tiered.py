@@ -69,6 +69,9 @@ class TieredVerifier(Verifier):
     def calibrations(self, criticality: Criticality) -> tuple[Calibration | None, ...]:
         return tuple(one for tier in (self.l1, *self._above(criticality)) for one in tier.calibrations(criticality))
 
+    def missing(self) -> tuple[str, ...]:
+        return tuple(line for tier in (self.l1, self.l2, self.l3) if tier is not None for line in tier.missing())
+
     async def verify(self, request: VerifyInput) -> VerificationResult:
         criticality = request.step.criticality
         return await self._climb(request, self._above(criticality), criticality is not Criticality.LOW)

@@ -269,14 +269,16 @@ def test_the_identity_changes_with_what_changes_verdicts():
 
 
 @pytest.mark.parametrize(
-    ("model", "accepted"),
+    ("provider", "model", "accepted"),
     [
-        ("claude-haiku-4-5", True), ("global.anthropic.claude-haiku-4-5-20251001-v1:0", True), ("claude-sonnet-4-6", True),
-        ("claude-sonnet-4-20250514", True), ("anthropic.claude-3-5-sonnet-20241022-v2:0", True), ("claude-opus-4-7", False),
-        ("us.anthropic.claude-haiku-5-5", False), ("claude-sonnet-5", False), ("gpt-4.1-mini", True), ("gpt-4o", True),
-        ("gpt-5.4-mini", False), ("gpt-6-luna", False), ("o3", False), ("gemini-2.5-flash", True), ("gemini-3.5-flash-lite", False),
-        ("amazon.nova-lite-v1:0", True), ("meta.llama3-1-70b-instruct-v1:0", True),
+        ("anthropic", "claude-haiku-4-5", True), ("bedrock", "global.anthropic.claude-haiku-4-5-20251001-v1:0", True),
+        ("anthropic", "claude-sonnet-4-6", True), ("anthropic", "claude-sonnet-4-20250514", True),
+        ("bedrock", "anthropic.claude-3-5-sonnet-20241022-v2:0", True), ("anthropic", "claude-opus-4-7", False),
+        ("bedrock", "us.anthropic.claude-haiku-5-5", False), ("anthropic", "claude-sonnet-5", False), ("openai", "gpt-4.1-mini", True),
+        ("openai", "gpt-4o", True), ("openai", "gpt-5.4-mini", False), ("openai", "gpt-6-luna", False), ("openai", "o3", False),
+        ("gemini", "gemini-2.5-flash", True), ("gemini", "gemini-3.5-flash-lite", False), ("bedrock", "amazon.nova-lite-v1:0", True),
+        ("bedrock", "meta.llama3-1-70b-instruct-v1:0", True),
     ],
 )  # fmt: skip
-def test_newer_models_are_not_sent_a_temperature(model, accepted):
-    assert accepts_temperature(model) is accepted
+def test_newer_models_are_not_sent_a_temperature(provider, model, accepted):
+    assert accepts_temperature(provider, model) is accepted
