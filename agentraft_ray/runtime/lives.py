@@ -72,6 +72,7 @@ class Lives:
         """Go on with a run whenever what it waits for may have come, until it has finished. One that was parked as rewound, or
         whose store fails while it is driven, is given back: somebody has to look at it. An outage while it waits is waited out."""
         reasons: tuple[str, ...] = ()
+        resume_at: float | None = None
         while True:
             started = time.perf_counter()
             try:
@@ -82,8 +83,8 @@ class Lives:
             else:
                 if not result.is_parked or _is_rewound(result):
                     return result
-                reasons = result.waiting_for
-            await self._wait_for_news(run_id, reasons)
+                reasons, resume_at = result.waiting_for, result.resume_at
+            await self._wait_for_news(run_id, reasons, resume_at)
 
     async def end(self, run_id: str, sink: EventSink | None) -> None:
         """Let a run that nobody drives take what lies in its inbox, a cancellation, without starting anything of it.
@@ -240,7 +241,9 @@ class Lives:
                 self.known.forget(run_id)
             elif not rewound or log.index > claimed.index:  # as long as it is not parked, a rewind must not be forgotten
                 self.known.remember(run_id, log)
-        return await result_of(state, driver.outputs, commits, started)
+        result = await result_of(state, driver.outputs, commits, started)
+        result.resume_at = driver.resume_at
+        return result
 
     async def _read(self, run_id: str, claimed: Answer, sink: EventSink | None, commits: Commits) -> tuple[RunState, str]:
         """The state of a run that was claimed, and what makes its log another one than was acknowledged before, if anything."""
@@ -278,10 +281,12 @@ class Lives:
 
     # --- what they are made of -----------------------------------------------------------------------------------------------
 
-    async def _wait_for_news(self, run_id: str, reasons: tuple[str, ...]) -> None:
+    async def _wait_for_news(self, run_id: str, reasons: tuple[str, ...], resume_at: float | None) -> None:
         """Until a command has come, somebody else has ended the run, or it is time to ask a verifier again."""
         limits, store = self.environment.limits, self.environment.store
-        asks_at = time.monotonic() + limits.verifier_park_retry_s if any(reason.startswith("verifier:") for reason in reasons) else None
+        asks_at: float | None = None
+        if any(reason.startswith("verifier:") for reason in reasons):
+            asks_at = time.monotonic() + (limits.verifier_park_retry_s if resume_at is None else max(0.0, resume_at - time.time()))
         is_lost = False
         while asks_at is None or time.monotonic() < asks_at:
             await asyncio.sleep(limits.inbox_poll_s)

@@ -58,6 +58,7 @@ LAZY = {
     "boto3",
     "botocore",
     "cryptography",
+    "genai_prices",
     "google",
     "jsonschema",
     "jsonschema_specifications",
@@ -111,7 +112,7 @@ SEED = {
     "step",
     "wrap",
 }
-OURS = {"AheadBy", "Budget", "Cost", "Limits", "RunHandle"}
+OURS = {"AheadBy", "Budget", "Cost", "FreshCalibration", "Limits", "RunHandle"}
 
 
 class Import(NamedTuple):
