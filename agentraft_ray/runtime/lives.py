@@ -31,6 +31,7 @@ from agentraft_ray.runtime.environment import Environment
 from agentraft_ray.runtime.hooks import EventSink, resumed, told_of
 from agentraft_ray.runtime.inboxes import Inboxes
 from agentraft_ray.runtime.logs import changed_between
+from agentraft_ray.runtime.news import News
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.runtime.results import Commits, error_result, result_of
 
@@ -50,6 +51,7 @@ class Lives:
         self.known = known
         self.drivers: dict[str, RunDriver] = {}
         self.inboxes = Inboxes(environment.store, environment.limits.inbox_poll_s, self.drivers)
+        self.news = News(environment.store, environment.limits.inbox_poll_s)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._under_way = 0
         self._all_done = asyncio.Event()
@@ -67,11 +69,16 @@ class Lives:
         except StoreError as error:
             return self._failed(run_id, error, started)
 
-    async def to_the_end(self, run_id: str, sink: EventSink | None) -> RunResult:
+    async def to_the_end(self, run_id: str, sink: EventSink | None, reasons: tuple[str, ...] = ()) -> RunResult:
         """Go on with a run whenever what it waits for may have come, until it has finished. One that was parked as rewound, or
-        whose store fails while it is driven, is given back: somebody has to look at it. An outage while it waits is waited out."""
-        reasons: tuple[str, ...] = ()
+        whose store fails while it is driven, is given back: somebody has to look at it. An outage while it waits is waited out.
+
+        `reasons` = what it is known to wait for; then there is nothing to do before that has come.
+        """
         while True:
+            if reasons:
+                asks_again = any(reason.startswith("verifier:") for reason in reasons)
+                await self.news.of(run_id, self.environment.limits.verifier_park_retry_s if asks_again else None)
             started = time.perf_counter()
             try:
                 result = await self._live(run_id, started, sink)
@@ -82,7 +89,13 @@ class Lives:
                 if not result.is_parked or _is_rewound(result):
                     return result
                 reasons = result.waiting_for
-            await self._wait_for_news(run_id, reasons)
+
+    async def look(self, run_id: str) -> bool:
+        """Have what lies in the inbox of a run taken now; whether the run is driven or waited for here. Raises StoreError."""
+        if run_id not in self.drivers:
+            return self.news.tell(run_id)
+        await self.inboxes.look(run_id)
+        return True
 
     async def end(self, run_id: str, sink: EventSink | None) -> None:
         """Let a run that nobody drives take what lies in its inbox, a cancellation, without starting anything of it.
@@ -261,23 +274,6 @@ class Lives:
                 await self.inboxes.rest()
 
     # --- what they are made of -----------------------------------------------------------------------------------------------
-
-    async def _wait_for_news(self, run_id: str, reasons: tuple[str, ...]) -> None:
-        """Until a command has come, somebody else has ended the run, or it is time to ask a verifier again."""
-        limits, store = self.environment.limits, self.environment.store
-        asks_at = time.monotonic() + limits.verifier_park_retry_s if any(reason.startswith("verifier:") for reason in reasons) else None
-        is_lost = False
-        while asks_at is None or time.monotonic() < asks_at:
-            await asyncio.sleep(limits.inbox_poll_s)
-            try:
-                meta = await store.meta(run_id)
-                if meta is None or meta.status == "finished" or await store.inbox(run_id):
-                    return
-                is_lost = False
-            except StoreError as error:  # nothing is under way that an outage could hurt
-                if not is_lost:
-                    _log.warning("run %s waits, and its store cannot be asked for news: %s", run_id, error)
-                is_lost = True
 
     async def _has_commands(self, run_id: str) -> bool:
         try:
