@@ -19,6 +19,7 @@ from agentraft_ray.runtime.boundary import checked_verdict
 from agentraft_ray.runtime.logs import append_entry
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.taxonomy import VerificationResult
+from agentraft_ray.telemetry.tracing import RunTrace
 
 __all__ = ["Breakers", "LiveRun", "Program"]
 
@@ -65,7 +66,7 @@ class LiveRun:
 
     `clients` hear how it ends or waits (True: its events are wanted too), `listeners` are those of them that are told events by now.
     `ready` = what waits for the append that is in flight or queued. `tickets` maps the numbers of open calls to the tickets
-    under which they are with a worker or verifier. `wake_at` = when the timer rings for it.
+    under which they are with a worker or verifier. `wake_at` = when the timer rings for it. `trace` gets its spans.
     """
 
     __slots__ = (
@@ -83,10 +84,13 @@ class LiveRun:
         "task",
         "tickets",
         "told_waiting",
+        "trace",
         "wake_at",
     )
 
-    def __init__(self, program: Program, state: RunState, clients: dict[str, bool], store: RunStore, seal: Seal) -> None:
+    def __init__(
+        self, program: Program, state: RunState, clients: dict[str, bool], store: RunStore, seal: Seal, trace: RunTrace | None = None
+    ) -> None:
         self.run_id = state.run_id
         self.program = program
         self.state = state
@@ -102,6 +106,9 @@ class LiveRun:
         self.told_waiting: tuple[str, ...] | None = None
         self.wake_at: float | None = None
         self.acknowledged = Acknowledged(state.token, state.index, state.head)
+        self.trace = trace
+        if trace is not None:
+            trace.follow(state.token.epoch, state.traced_lives[0])
         self.is_gone = False
 
     def entry(self, seal: Seal) -> AppendEntry:
@@ -125,4 +132,6 @@ class LiveRun:
                 if data is not None:
                     self.outputs.keep(record.certificate.step, position, data)
             position += 1
+        if self.trace is not None:
+            self.trace.stands(ready.decided)
         return ready.commands

@@ -28,18 +28,18 @@ from agentraft_ray.protocol.messages import (
     ReleasePermit,
     RunStep,
     Tick,
-    VerdictReturned,
     Verify,
 )
 from agentraft_ray.protocol.records import RunParked, StepCommitted
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.environment import Environment
-from agentraft_ray.runtime.judging import judge, task_copy
+from agentraft_ray.runtime.judging import RunningVerdict, judge, task_copy
 from agentraft_ray.runtime.logs import append_entry
 from agentraft_ray.runtime.outputs import AncestorOutputs, RunOutputs
 from agentraft_ray.runtime.results import Commits
 from agentraft_ray.runtime.steps import RunningStep
+from agentraft_ray.telemetry.tracing import RunTrace
 
 __all__ = ["RunDriver"]
 
@@ -47,7 +47,7 @@ Job = Callable[[], Awaitable["list[Job]"]]
 
 
 class RunDriver:
-    """One life of one run in this process, from a claimed state until the run finishes, parks, or is lost."""
+    """One life of one run in this process, from a claimed state until the run finishes, parks, or is lost. `trace` gets its spans."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class RunDriver:
         state: RunState,
         commits: Commits,
         tell: Callable[[Announce], None] | None,
+        trace: RunTrace | None = None,
     ) -> None:
         self.environment = environment
         self.state = state
@@ -62,11 +63,12 @@ class RunDriver:
         seal = environment.seal
         self.outputs = RunOutputs(state, environment.output_types, environment.store, seal, environment.limits.cached_outputs_bytes_max)
         self._tell = tell
+        self._trace = trace
         self._machine = RunMachine(state, seal=seal.seal, listening=tell is not None)
         self._appending = False
         self._commands_seen: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._by_call: dict[int, tuple[asyncio.Task[None], RunningStep | None]] = {}
+        self._by_call: dict[int, tuple[asyncio.Task[None], RunningStep | RunningVerdict]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self.acknowledged = (state.token, state.index, state.head)  # how far the log is known to have come
@@ -103,8 +105,7 @@ class RunDriver:
         if self._stopped.done():
             return
         for _, running in self._by_call.values():
-            if running is not None:
-                self._machine.late = self._machine.late + running.bill()
+            self._machine.late = self._machine.late + running.bill()
         self._machine.drain(time.time())
         self._spawn(self._advance)
 
@@ -193,6 +194,8 @@ class RunDriver:
                     self.outputs.keep(record.certificate.step, position, data)
             self.commits.note(record)
             position += 1
+        if self._trace is not None:
+            self._trace.stands(ready.decided)
         if environment.mirror is not None:
             await environment.mirror.follow(self.state, self.outputs, ready.decided)
         self._appending = False
@@ -267,6 +270,9 @@ class RunDriver:
         fn, wanted = environment.pipeline.step_at(step).fn, self.outputs.type_of(step)
         running = RunningStep(command.call, fn, context, command.timeout_s)
         work = running.run(environment.threads, environment.limits.payload_bytes_max, wanted, self._overdue)
+        if self._trace is not None:
+            self._trace.dispatched(command)
+            work = self._trace.within(command, work)
         return self._after(await self._tracked(command.call.number, work, running))
 
     def _overdue(self, running: RunningStep) -> None:
@@ -277,11 +283,17 @@ class RunDriver:
     async def _verify(self, command: Verify) -> list[Job]:
         if not self._machine.waits_for(command.call):
             return []
-        started = time.perf_counter()
-        result = await self._tracked(command.call.number, judge(self.environment, self.outputs, command))
-        return self._after(VerdictReturned(command.call, result, time.perf_counter() - started))
+        running = RunningVerdict(command.call, command.allowance)
+        work, trace = judge(self.environment, self.outputs, command, running.spending), self._trace
+        if trace is not None:
+            trace.asked(command)
+            work = trace.within(command, work)
+        event = running.returned(await self._tracked(command.call.number, work, running))
+        if trace is not None:
+            trace.judged(event)
+        return self._after(event)
 
-    async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | None = None) -> Any:
+    async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | RunningVerdict) -> Any:
         """Await `work` where CancelAttempt can find it."""
         task = asyncio.current_task()
         assert task is not None
@@ -294,8 +306,8 @@ class RunDriver:
         finally:
             self._by_call.pop(number, None)
 
-    def _call_off(self, number: int) -> RunningStep | None:
-        """Stop the work on a call; the step that it ran, if it ran one."""
+    def _call_off(self, number: int) -> RunningStep | RunningVerdict | None:
+        """Stop the work on a call; what ran for it, if anything did."""
         task, running = self._by_call.pop(number, (None, None))
         if task is not None and task is not asyncio.current_task():
             task.cancel()

@@ -34,6 +34,7 @@ from agentraft_ray.runtime.logs import changed_between
 from agentraft_ray.runtime.news import News
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.runtime.results import Commits, error_result, result_of
+from agentraft_ray.telemetry.tracing import RunTrace, traced, tracing
 
 __all__ = ["Lives"]
 
@@ -175,6 +176,7 @@ class Lives:
         logs, owner = self.environment.logs, self.environment.owner
         rewound = ""
         waits = False
+        trace: RunTrace | None = None
         while True:
             if fresh is not None:
                 meta, admitted = fresh
@@ -189,17 +191,20 @@ class Lives:
             known = self.known.get(run_id)
             if known is not None and not rewound:
                 rewound = known.lost(meta)
-            answer = await logs.claim(run_id, owner.id, meta, self._epoch(run_id), admitted)
+            trace = trace or await self._traced(run_id, admitted)
+            answer = await logs.claim(run_id, owner.id, meta, self._epoch(run_id), admitted, trace.context if trace is not None else "")
             if answer.kind is not AnswerKind.APPENDED:
                 if self._is_closing:
                     return self._failed(run_id, RunWaiting(f"run {run_id}: another coordinator works on it", run_id=run_id), started)
                 if answer.kind is AnswerKind.LEASED and not waits:
-                    _log.info("run %s: coordinator %s works on it; waiting for as long as its lease lives", run_id, answer.token.owner)
+                    words = "run %s: coordinator %s works on it; waiting for as long as its lease lives"
+                    _log.info(words, run_id, answer.token.owner, extra={"run_id": run_id})
                     waits = True
                 await self._pause(run_id, answer)
                 continue
             try:
-                result = await self._life(run_id, admitted, answer, started, sink, rewound)
+                (lived, trace) = (trace, None)
+                result = await self._life(run_id, admitted, answer, started, sink, rewound, lived)
             except OwnershipLost as lost:
                 rewound = str(lost) if lost.fields.get("rewound") else ""
                 continue
@@ -208,7 +213,14 @@ class Lives:
             rewound = ""
 
     async def _life(
-        self, run_id: str, admitted: RunState | None, claimed: Answer, started: float, sink: EventSink | None, rewound: str
+        self,
+        run_id: str,
+        admitted: RunState | None,
+        claimed: Answer,
+        started: float,
+        sink: EventSink | None,
+        rewound: str,
+        trace: RunTrace | None,
     ) -> RunResult:
         commits = Commits(self.environment.limits.result_steps_max)
         commits.expect(self.environment.plan.size)
@@ -220,7 +232,9 @@ class Lives:
             state, other = await self._read(run_id, claimed, sink, commits)
             rewound = rewound or other
         commands = [] if admitted is not None else await self.environment.store.inbox(run_id)
-        driver = RunDriver(self.environment, state, commits, None if sink is None else _teller(sink, run_id, state))
+        if trace is not None:
+            trace.follow(state.token.epoch, state.traced_lives[0])
+        driver = RunDriver(self.environment, state, commits, None if sink is None else _teller(sink, run_id, state), trace)
         try:
             if rewound or self._is_closing:
                 reason = f"{_REWOUND} {rewound}"[:_REASON_CHARS_MAX] if rewound else "drained"
@@ -232,6 +246,8 @@ class Lives:
         except StoreError as error:
             return error_result(run_id, error, state.plan.size, started, commits)
         finally:
+            if trace is not None:
+                trace.end()
             log = Acknowledged(*driver.acknowledged)
             if state.finished is not None and log.index == state.index:
                 self.known.forget(run_id)
@@ -291,6 +307,13 @@ class Lives:
                 run_id=run_id,
                 changed=changed,
             )
+
+    async def _traced(self, run_id: str, admitted: RunState | None) -> RunTrace | None:
+        """The spans of the life that begins now, in the trace that the run was admitted with."""
+        if tracing() is None:  # else the log need not be asked
+            return None
+        root = admitted.trace if admitted is not None else (await self.environment.logs.admitted(run_id)).trace
+        return traced(self.environment.plan, run_id, root)
 
     async def _pause(self, run_id: str, refused: Answer) -> None:
         """Somebody else was first, or works on it: see again what becomes of the run."""
