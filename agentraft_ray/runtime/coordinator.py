@@ -176,6 +176,15 @@ class Coordinator:
         lives.known.remember(new_id, Acknowledged(state.token, state.index, state.head))
         return new_id
 
+    @property
+    def under_way(self) -> int:
+        """How many runs go on, or wait, in the background."""
+        return len(self._background)
+
+    def drives(self, run_id: str) -> bool:
+        """Whether a run is among those."""
+        return run_id in self._background
+
     def breakers(self) -> dict[str, tuple[Standing, int, int]]:
         """How the breakers of this coordinator stand now; see `ScopedBreakers.standings`."""
         return {} if self._lives is None else self._lives.environment.breakers.standings(time.time())
