@@ -40,7 +40,14 @@ class VerifierSettings(msgspec.Struct, frozen=True):
 class VerifierActor(ExchangeHost):
     """Judges outputs. `settings` = encoded `VerifierSettings`."""
 
-    def __init__(self, settings: bytes, *, load: LoadDefinition | None = None, open_store: OpenStore | None = None) -> None:
+    def __init__(
+        self,
+        settings: bytes,
+        *,
+        load: LoadDefinition | None = None,
+        open_store: OpenStore | None = None,
+        observing: bytes | None = None,
+    ) -> None:
         chosen: VerifierSettings = decode(settings, VerifierSettings)
         super().__init__(
             slots=chosen.slots,
@@ -49,6 +56,7 @@ class VerifierActor(ExchangeHost):
             encryption_key=chosen.encryption_key,
             load=load,
             open_store=open_store,
+            observing=observing,
         )
 
     async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0) -> bytes:
@@ -82,7 +90,11 @@ class VerifierActor(ExchangeHost):
 
     def reply(self, request: Request, done: VerificationResult | None) -> Reply:
         """A verdict with the wall time that it took."""
-        return Judged(request.ask.ticket, done, self._seconds(request))
+        seconds = self._seconds(request)
+        counter = self._counters.get(request.ask.definition)
+        if counter is not None:
+            counter.took(request.ask.step, seconds)
+        return Judged(request.ask.ticket, done, seconds)
 
     def failed(self, request: Request, error: BaseException) -> Reply:
         """A verdict that there is not, because what is to be judged cannot be read, or because the verifier ended its own task."""

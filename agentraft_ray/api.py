@@ -27,6 +27,7 @@ from agentraft_ray.runtime.logs import RunLogs, checkpoints_of_log
 from agentraft_ray.runtime.naming import import_object
 from agentraft_ray.runtime.owner import Owner
 from agentraft_ray.runtime.steps import StepThreads
+from agentraft_ray.telemetry.counting import counter_of
 from agentraft_ray.verifier.base import Verifier
 from agentraft_ray.verifier.rules import RulesVerifier
 from agentraft_ray.verifier.tiered import TieredVerifier
@@ -142,7 +143,7 @@ def wrap(
     def environment() -> Environment:
         logs, threads = RunLogs(run_store, seal), StepThreads(blueprint.limits.step_threads_max)
         owner = Owner(run_store, blueprint.limits.lease_ttl_s)
-        return Environment(blueprint, run_store, seal, logs, breakers, threads, owner, mirror)
+        return Environment(blueprint, run_store, seal, logs, breakers, threads, owner, mirror, counter_of(blueprint.plan))
 
     owns_store = not isinstance(store if store is not None else given.store, RunStore)
     return Coordinator(environment, hook, owns_store=owns_store)

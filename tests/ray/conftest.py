@@ -35,7 +35,13 @@ def nodes() -> Iterator[Any]:
     Config.initialize("")  # which has read the environment when ray was imported
     found = Nodes(
         initialize_head=True,
-        head_node_args={"num_cpus": CPUS, "node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 100_000_000},
+        head_node_args={
+            "num_cpus": CPUS,
+            "node_ip_address": "127.0.0.1",
+            "include_dashboard": False,
+            "object_store_memory": 100_000_000,
+            "_system_config": {"metrics_report_interval_ms": 2_000},  # a test waits for its metrics
+        },
     )
     ray.init(address=found.address, log_to_driver=False, logging_level="error", namespace="agentraft")
     os.environ["RAY_ADDRESS"] = found.address
