@@ -16,6 +16,7 @@ from agentraft_ray.protocol.records import StepCommitted
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.acknowledged import Acknowledged
 from agentraft_ray.runtime.boundary import checked_verdict
+from agentraft_ray.runtime.logs import append_entry
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.taxonomy import VerificationResult
 from agentraft_ray.telemetry.counting import counter_of
@@ -116,27 +117,8 @@ class LiveRun:
 
     def entry(self, seal: Seal) -> AppendEntry:
         """The append that `ready` asks for."""
-        ready, run_id = self.ready, self.run_id
-        assert ready is not None
-        blobs: tuple[tuple[bytes, bytes], ...] = ()
-        if ready.blobs:
-            named = [(seal.blob_name(digest), data) for digest, data in ready.blobs]
-            blobs = tuple((name, seal.seal_blob(run_id, name, data)) for name, data in named)
-        return AppendEntry(
-            run_id,
-            ready.token,
-            ready.new_head,
-            ready.index,
-            ready.head,
-            ready.records,
-            ready.new_head,
-            None,
-            blobs,
-            tuple([seal.blob_name(digest) for digest in ready.needs]) if ready.needs else (),
-            ready.taken,
-            ready.status,  # type: ignore[arg-type]
-            ready.outcome,
-        )
+        assert self.ready is not None
+        return append_entry(self.run_id, self.ready, seal)
 
     def appended(self, answer: Answer) -> tuple[Any, ...]:
         """The append stands: remember it and the outputs that it committed; the commands that may now be acted on."""

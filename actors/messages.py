@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from agentraft_ray.protocol.records import Payload, TaskRecord
-from agentraft_ray.taxonomy import FREE, Cost, VerificationResult
+from agentraft_ray.taxonomy import FREE, Allowance, Cost, VerificationResult
 
 __all__ = [
     "Judge",
@@ -57,8 +57,8 @@ class Work(_Message, frozen=True):
 
 class Judge(_Message, frozen=True):
     """Give a verdict about an output: `output`, whose bytes are in the store where it has none. `position` = that of its commit for
-    a suspect that is judged again, else -1. `previous` names the verifier that a second opinion must differ from, "" for none. `trace`
-    as in `Work`."""
+    a suspect that is judged again, else -1. `previous` names the verifier that a second opinion must differ from, "" for none.
+    `allowance` = what the verdict may cost, None where the run has no budget. `trace` as in `Work`."""
 
     ticket: int
     definition: bytes
@@ -71,6 +71,7 @@ class Judge(_Message, frozen=True):
     timeout_s: float
     task: TaskRecord | None
     parents: tuple[tuple[int, bytes | None], ...]
+    allowance: Allowance | None = None
     trace: str = ""
 
 

@@ -37,7 +37,7 @@ from agentraft_ray.protocol.messages import (
 from agentraft_ray.protocol.records import Payload, RunParked, TaskRecord
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.outputs import History
-from agentraft_ray.taxonomy import FailureCause, VerificationResult
+from agentraft_ray.taxonomy import Cost, FailureCause, VerificationResult
 from agentraft_ray.verifier.base import VerifyInput
 
 __all__ = ["Requests", "Shard"]
@@ -49,6 +49,7 @@ _TASK_BYTES_MAX = 16 * 1024
 _JUDGES_LOST_MAX = 3
 _TIMERS_PER_RUN = 4
 _TIMERS_SPARE = 256
+_UNKNOWN = Cost(0, None, 0.0)
 
 
 class Requests(Protocol):
@@ -166,7 +167,10 @@ class Shard:
             if isinstance(command, RunStep):
                 live.machine.feed(WorkerLost(command.call), now)
                 self._go(live, now)
-            elif losses < _JUDGES_LOST_MAX:
+                continue
+            if live.program.blueprint.verifier.uses_model(live.program.blueprint.pipeline.step_at(command.step).criticality):
+                live.machine.late = live.machine.late + _UNKNOWN  # it may have asked its model
+            if losses < _JUDGES_LOST_MAX:
                 self._ask_judge(live, command, losses + 1)
             else:
                 fault = VerificationResult.fault(f"{losses + 1} verifiers were lost while they judged it", verifier="cluster")
@@ -371,6 +375,7 @@ class Shard:
                 command.timeout_s,
                 _travelling(live.state.task),
                 self._parents(live, command.step),
+                command.allowance,
                 "" if live.trace is None else live.trace.asked(command),
             )
         )

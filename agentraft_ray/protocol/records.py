@@ -56,7 +56,8 @@ class Certificate(_Value, frozen=True):
     """A verdict, bound to exactly what it is about.
 
     `inputs` is the digest of the task and the parents' outputs, `parents` the log positions of the parents' commits, `goal` and
-    `policy` the digests from the plan. `verifier`, `prompt` and `calibration` say who judged, and by which versions.
+    `policy` the digests from the plan. `verifier`, `prompt` and `calibration` say who judged, and by which versions. `cached`: the
+    verdict was given before about exactly the same. `cost` is the verdict's own (None: nothing); the record's includes it.
     """
 
     run: str
@@ -74,6 +75,8 @@ class Certificate(_Value, frozen=True):
     kind: str
     error_type: str
     confidence: float
+    cached: bool = False
+    cost: Cost | None = None
 
     @property
     def passed(self) -> bool:

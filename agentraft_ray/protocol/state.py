@@ -467,6 +467,10 @@ class RunState:
     def _book(self, cost: Cost) -> None:
         is_all = self.charged is self.cost
         self.cost = self.cost + cost
+        budget = self.plan.policies.budget
+        if cost.usd is None and budget is not None and budget.reserved.usd:  # as for attempts: at most what is set aside for one
+            self.charged = self.charged + Cost(cost.tokens, max(budget.reserved.usd, cost.known_usd), cost.seconds)
+            return
         self.charged = self.cost if is_all else self.charged + cost
 
     def _check_attempt(self, step: int, lineage: int, attempt: int) -> None:

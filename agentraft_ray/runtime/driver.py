@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Command
+from agentraft_ray.checkpoint.base import Answer, AnswerKind, Command
 from agentraft_ray.errors import AgentRaftError, LogCorrupted, LogRewound, OwnershipLost
 from agentraft_ray.pipeline import StepContext
 from agentraft_ray.protocol.machine import RunMachine
@@ -28,14 +28,14 @@ from agentraft_ray.protocol.messages import (
     ReleasePermit,
     RunStep,
     Tick,
-    VerdictReturned,
     Verify,
 )
 from agentraft_ray.protocol.records import RunParked, StepCommitted
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.environment import Environment
-from agentraft_ray.runtime.judging import judge, task_copy
+from agentraft_ray.runtime.judging import RunningVerdict, judge, task_copy
+from agentraft_ray.runtime.logs import append_entry
 from agentraft_ray.runtime.outputs import AncestorOutputs, RunOutputs
 from agentraft_ray.runtime.results import Commits
 from agentraft_ray.runtime.steps import RunningStep
@@ -68,7 +68,7 @@ class RunDriver:
         self._appending = False
         self._commands_seen: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._by_call: dict[int, tuple[asyncio.Task[None], RunningStep | None]] = {}
+        self._by_call: dict[int, tuple[asyncio.Task[None], RunningStep | RunningVerdict]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self.acknowledged = (state.token, state.index, state.head)  # how far the log is known to have come
@@ -107,18 +107,9 @@ class RunDriver:
         if self._stopped.done():
             return
         for _, running in self._by_call.values():
-            if running is not None:
-                self._machine.late = self._machine.late + running.bill()
+            self._machine.late = self._machine.late + running.bill()
         self._machine.drain(time.time())
         self._spawn(self._advance)
-
-    async def end(self, commands: Sequence[Command]) -> None:
-        """Let the run take `commands` without starting anything: enough for a cancellation, whatever the run's steps were."""
-        for command in commands:
-            self._machine.feed(command_event(command), time.time())
-        ready = self._machine.take_ready()
-        if ready is not None:
-            await self._append(ready)
 
     async def park(self, record: RunParked) -> None:
         """Put the run aside without starting anything."""
@@ -192,24 +183,8 @@ class RunDriver:
         return jobs
 
     async def _append(self, ready: Ready) -> list[Job]:
-        environment, run_id = self.environment, self.state.run_id
-        seal = environment.seal
-        blobs = ready.blobs and tuple((name := seal.blob_name(digest), seal.seal_blob(run_id, name, data)) for digest, data in ready.blobs)
-        entry = AppendEntry(
-            run_id,
-            ready.token,
-            ready.new_head,
-            ready.index,
-            ready.head,
-            ready.records,
-            ready.new_head,
-            blobs=blobs,
-            needs_blobs=tuple(seal.blob_name(digest) for digest in ready.needs),
-            taken=ready.taken,
-            status=ready.status,  # type: ignore[arg-type]
-            outcome=ready.outcome,
-        )
-        answer = await environment.store.append(entry)
+        environment = self.environment
+        answer = await environment.store.append(append_entry(self.state.run_id, ready, environment.seal))
         if answer.kind is not AnswerKind.APPENDED:
             raise self._refused(answer, ready.index)
         self.acknowledged = (answer.token, answer.index, answer.head)
@@ -315,12 +290,12 @@ class RunDriver:
     async def _verify(self, command: Verify) -> list[Job]:
         if not self._machine.waits_for(command.call):
             return []
-        started = time.perf_counter()
-        work, trace = judge(self.environment, self.outputs, command), self._trace
+        running = RunningVerdict(command.call, command.allowance)
+        work, trace = judge(self.environment, self.outputs, command, running.spending), self._trace
         if trace is not None:
             trace.asked(command)
             work = trace.within(command, work)
-        event = VerdictReturned(command.call, await self._tracked(command.call.number, work), time.perf_counter() - started)
+        event = running.returned(await self._tracked(command.call.number, work, running))
         if trace is not None:
             trace.judged(event)
         if self.environment.counter is not None:
@@ -328,7 +303,7 @@ class RunDriver:
             self.environment.counter.took(command.step, event.seconds)
         return self._after(event)
 
-    async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | None = None) -> Any:
+    async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | RunningVerdict) -> Any:
         """Await `work` where CancelAttempt can find it."""
         task = asyncio.current_task()
         assert task is not None
@@ -341,8 +316,8 @@ class RunDriver:
         finally:
             self._by_call.pop(number, None)
 
-    def _call_off(self, number: int) -> RunningStep | None:
-        """Stop the work on a call; the step that it ran, if it ran one."""
+    def _call_off(self, number: int) -> RunningStep | RunningVerdict | None:
+        """Stop the work on a call; what ran for it, if anything did."""
         task, running = self._by_call.pop(number, (None, None))
         if task is not None and task is not asyncio.current_task():
             task.cancel()

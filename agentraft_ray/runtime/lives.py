@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from agentraft_ray.protocol.state import RunState
 from agentraft_ray.result import RunResult
 from agentraft_ray.runtime.acknowledged import Acknowledged, AcknowledgedLogs
 from agentraft_ray.runtime.driver import RunDriver
+from agentraft_ray.runtime.ending import end_unattended
 from agentraft_ray.runtime.environment import Environment
 from agentraft_ray.runtime.hooks import EventSink, resumed, told_of
 from agentraft_ray.runtime.inboxes import Inboxes
@@ -90,28 +90,15 @@ class Lives:
 
         One that another coordinator works on finds it there by itself. Raises StoreError, RunNotFound.
         """
-        logs, owner = self.environment.logs, self.environment.owner
+        environment = self.environment
         turn = self._turns.setdefault(run_id, asyncio.Lock())
-        async with turn, owner:
-            while True:
-                meta = await logs.meta(run_id)
-                commands = await self.environment.store.inbox(run_id)
-                if meta.status == "finished":
-                    self.known.forget(run_id)
-                if meta.status == "finished" or not commands:
-                    return
-                answer = await logs.claim(run_id, owner.id, meta, self._epoch(run_id), None)
-                if answer.kind is AnswerKind.LEASED:
-                    return
-                if answer.kind is not AnswerKind.APPENDED:
-                    await self._pause(run_id, answer)
-                    continue
-                with contextlib.suppress(OwnershipLost):
-                    state, commits = await logs.fold(run_id), Commits(0)
-                    driver = RunDriver(self.environment, state, commits, None if sink is None else _teller(sink, run_id, state))
-                    await driver.end(commands)
-                if sink is not None:
-                    await sink.flush()
+        tell = None if sink is None else lambda state, announce: sink.put(event_of(run_id, state.plan, announce))
+        async with turn, environment.owner as owner:
+            poll_s, epoch = environment.limits.inbox_poll_s, self._epoch(run_id)
+            if await end_unattended(environment.logs, owner.id, run_id, poll_s=poll_s, epoch=epoch, tell=tell):
+                self.known.forget(run_id)
+            if sink is not None:
+                await sink.flush()
 
     async def logged_result(self, run_id: str, started: float, sink: EventSink | None = None) -> RunResult:
         """How a run stands in its log; `sink` is told what it has not been told yet. Raises RunNotFound, RunExpired."""

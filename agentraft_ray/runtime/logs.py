@@ -25,6 +25,7 @@ from agentraft_ray.errors import (
 from agentraft_ray.events import verdict_of
 from agentraft_ray.identity import NO_OWNER, OwnerToken, chain, digest_of_parts
 from agentraft_ray.pipeline import Task
+from agentraft_ray.protocol.messages import Ready
 from agentraft_ray.protocol.plan import Plan, plan_of
 from agentraft_ray.protocol.records import (
     OwnerClaimed,
@@ -41,7 +42,7 @@ from agentraft_ray.runtime.boundary import plain_text
 from agentraft_ray.telemetry.context import current_trace
 from agentraft_ray.telemetry.tracing import tracing
 
-__all__ = ["RunLogs", "admission_digest", "checkpoints_of_log", "task_record"]
+__all__ = ["RunLogs", "admission_digest", "append_entry", "checkpoints_of_log", "task_record"]
 
 _READ_RECORDS_MAX = 5_000
 _COPY_RECORDS_MAX = 500
@@ -73,6 +74,29 @@ def task_record(task: Task, limits: Limits) -> TaskRecord:
             limit_bytes=limits.payload_bytes_max,
         )
     return TaskRecord(plain_text(task.goal), inputs, plain_text(task.id))
+
+
+def append_entry(run_id: str, ready: Ready, seal: Seal) -> AppendEntry:
+    """The append that a machine asks for."""
+    blobs: tuple[tuple[bytes, bytes], ...] = ()
+    if ready.blobs:
+        named = [(seal.blob_name(digest), data) for digest, data in ready.blobs]
+        blobs = tuple((name, seal.seal_blob(run_id, name, data)) for name, data in named)
+    return AppendEntry(
+        run_id,
+        ready.token,
+        ready.new_head,
+        ready.index,
+        ready.head,
+        ready.records,
+        ready.new_head,
+        None,
+        blobs,
+        tuple([seal.blob_name(digest) for digest in ready.needs]) if ready.needs else (),
+        ready.taken,
+        ready.status,  # type: ignore[arg-type]
+        ready.outcome,
+    )
 
 
 class RunLogs:

@@ -160,7 +160,7 @@ class RunningStep:
             self._billed = Cost(0, 0.0, seconds)
             return self._billed
         try:
-            total = Cost.of(used.tokens, used.usd, used.seconds + seconds)
+            total = Cost.of(used.tokens, used.usd, used.seconds + seconds, used.known_usd)
         except (TypeError, ValueError, AttributeError):  # somebody has put a thing of their own into `ctx.cost`
             total = Cost(0, None, seconds)
         part = total if self._billed is FREE else total.less(self._billed)

@@ -42,12 +42,13 @@ LAYERS: dict[str, frozenset[str]] = {
     "result": _LEAVES | {"protocol", "events"},
     "telemetry": _LEAVES | {"protocol", "events", "result"},
     "runtime": _RUNTIME,
+    "ledger": _TOP,
     "api": _TOP,
     "coordinator": _TOP | {"api"},
     "__init__": _TOP | {"api", "coordinator"},
     "testing": _TOP | {"api", "coordinator", "__init__"},
     "actors": _TOP | {"api", "coordinator", "__init__"},
-    "cluster": _TOP | {"api", "coordinator", "__init__", "actors"},
+    "cluster": _TOP | {"api", "coordinator", "__init__", "actors", "ledger"},
 }
 
 ANYWHERE = {"msgspec", "numpy"}
