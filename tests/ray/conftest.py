@@ -31,7 +31,7 @@ def nodes() -> Iterator[Any]:
     before = dict(os.environ)
     os.environ |= {"RAY_TMPDIR": place, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2, "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    os.environ["RAY_metrics_report_interval_ms"] = "2000"  # a test waits for its metrics
+    os.environ |= {"RAY_metrics_report_interval_ms": "2000"}  # a test waits for its metrics
     ray_constants.ENABLE_RAY_CLUSTER = False  # else Ray listens to everybody, not on loopback alone
     Config.initialize("")  # which has read the environment when ray was imported
     found = Nodes(
