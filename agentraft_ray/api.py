@@ -29,6 +29,7 @@ from agentraft_ray.runtime.naming import import_object
 from agentraft_ray.runtime.owner import Owner
 from agentraft_ray.runtime.provider_guard import ProcessGuard
 from agentraft_ray.runtime.steps import StepThreads
+from agentraft_ray.telemetry.counting import counter_of
 from agentraft_ray.verifier.base import Verifier
 from agentraft_ray.verifier.providers.connections import guard_process
 from agentraft_ray.verifier.rules import RulesVerifier
@@ -165,7 +166,7 @@ def coordinator_of(
         guard_process(ProcessGuard())
         logs, threads = RunLogs(store, seal), StepThreads(blueprint.limits.step_threads_max)
         owner = Owner(store, blueprint.limits.lease_ttl_s)
-        return Environment(blueprint, store, seal, logs, breakers, threads, owner, mirror)
+        return Environment(blueprint, store, seal, logs, breakers, threads, owner, mirror, counter_of(blueprint.plan))
 
     return Coordinator(environment, on_event, owns_store=owns_store)
 

@@ -26,6 +26,7 @@ from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.runtime.owner import Owner
 from agentraft_ray.runtime.steps import StepThreads
 from agentraft_ray.taxonomy import VerificationResult
+from agentraft_ray.telemetry.counting import PipelineCounter
 from agentraft_ray.verifier.base import Verifier
 
 _log = logging.getLogger("agentraft_ray")
@@ -116,6 +117,7 @@ class Environment:
     threads: StepThreads
     owner: Owner
     mirror: Mirror | None = None
+    counter: PipelineCounter | None = None
     _checked: tuple[VerificationResult, VerificationResult] | None = None
 
     @property
