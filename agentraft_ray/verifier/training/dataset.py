@@ -107,8 +107,15 @@ def renamed(cases: Sequence[Case], source: Pool, target: Pool, seed: int) -> lis
         for case in group:
             found.append(
                 Case(
-                    case.family, case.domain, case.item, _put(case.asked, names), _put(case.output, names), case.label, case.origin,
-                    case.generator, target.name,
+                    case.family,
+                    case.domain,
+                    case.item,
+                    _put(case.asked, names),
+                    _put(case.output, names),
+                    case.label,
+                    case.origin,
+                    case.generator,
+                    target.name,
                 )  # fmt: skip
             )
     return found

@@ -179,7 +179,9 @@ def _items_moved(item: Item, other: Item, pool: Pool, rng: random.Random) -> Ite
 
 def _negated(item: Item, other: Item, pool: Pool, rng: random.Random) -> Iterator[str | None]:
     if item.form == "sentence":
-        yield re.sub(r" (works|meets|send) ", lambda found: f" {'do' if found[1] == 'send' else 'does'} not {found[1]} ", item.gold, count=1)
+        yield re.sub(
+            r" (works|meets|send) ", lambda found: f" {'do' if found[1] == 'send' else 'does'} not {found[1]} ", item.gold, count=1
+        )
     elif item.gold in _OPPOSITES:
         yield _OPPOSITES[item.gold]
 

@@ -16,7 +16,9 @@ def computed(request: str, gold: int | str, *wrong: int | str) -> Item:
 
 def _total_price(draw: Draw) -> Item:
     good, count, price = draw.one(draw.pool.goods), draw.number(2, 9), draw.number(2, 12)
-    wording = draw.one(("{n} {good} at {p} each.\nTotal:", "Each of {n} {good} costs {p}.\nTotal price:", "Price: {p}\nQuantity: {n}\nTotal:"))
+    wording = draw.one(
+        ("{n} {good} at {p} each.\nTotal:", "Each of {n} {good} costs {p}.\nTotal price:", "Price: {p}\nQuantity: {n}\nTotal:")
+    )
     request = wording.format(n=count, good=good, p=price)
     return computed(request, count * price, count + price, count * price + price, count * price - count, price, count)
 
@@ -24,7 +26,9 @@ def _total_price(draw: Draw) -> Item:
 def _change_due(draw: Draw) -> Item:
     price, paid = draw.number(2, 30), draw.number(31, 60)
     wording = draw.one(("Price: {p}\nPaid: {q}\nChange:", "{name} paid {q} for a bill of {p}.\nMoney back:"))
-    return computed(wording.format(p=price, q=paid, name=draw.one(draw.pool.names)), paid - price, paid + price, paid, price, paid - price + 10)
+    return computed(
+        wording.format(p=price, q=paid, name=draw.one(draw.pool.names)), paid - price, paid + price, paid, price, paid - price + 10
+    )
 
 
 def _temperature(draw: Draw) -> Item:
@@ -50,14 +54,18 @@ def _stock_left(draw: Draw) -> Item:
 
 def _free_seats(draw: Draw) -> Item:
     seats, taken = draw.number(30, 99), draw.number(5, 29)
-    asked, gold, other = draw.rng.choice((("Free", seats - taken, taken), ("Taken", taken, seats - taken), ("In all", seats, seats + taken)))
+    asked, gold, other = draw.rng.choice(
+        (("Free", seats - taken, taken), ("Taken", taken, seats - taken), ("In all", seats, seats + taken))
+    )
     return computed(f"The hall has {seats} seats, {taken} of them are taken.\n{asked}:", gold, other, seats + taken, seats - taken, taken)
 
 
 def _share(draw: Draw) -> Item:
     people, each = draw.number(2, 9), draw.number(2, 12)
     goods = draw.one(draw.pool.goods)
-    return computed(f"{people * each} {goods} are shared by {people} people.\nEach gets:", each, people * each - people, people, people * each, each + 1)
+    return computed(
+        f"{people * each} {goods} are shared by {people} people.\nEach gets:", each, people * each - people, people, people * each, each + 1
+    )
 
 
 def _units(draw: Draw) -> Item:

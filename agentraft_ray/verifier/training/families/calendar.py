@@ -27,7 +27,9 @@ def _day_before(draw: Draw) -> Item:
     today = draw.number(0, 6)
     asked, shift = draw.rng.choice((("yesterday", -1), ("tomorrow", 1), ("the day after tomorrow", 2), ("the day before yesterday", -2)))
     wrong = [_DAYS[(today + other) % 7] for other in (-shift, 0, shift + 1, shift - 1, 3)]
-    return computed(f"Today is {_DAYS[today]}.\nWhat day is {asked}?\nDay:".replace("is yes", "was yes"), _DAYS[(today + shift) % 7], *wrong)
+    return computed(
+        f"Today is {_DAYS[today]}.\nWhat day is {asked}?\nDay:".replace("is yes", "was yes"), _DAYS[(today + shift) % 7], *wrong
+    )
 
 
 def _ends_at(draw: Draw) -> Item:
@@ -40,7 +42,9 @@ def _ends_at(draw: Draw) -> Item:
 def _leave_by(draw: Draw) -> Item:
     start, before = draw.number(16, 40) * 30, draw.rng.choice((1, 2, 3))
     wrong = [_clock(start + other) for other in (before * 60, 0, -before * 60 - 60, -30)]
-    return computed(f"The train leaves at {_clock(start)}. Be there {before} hours earlier.\nBe there at:", _clock(start - before * 60), *wrong)
+    return computed(
+        f"The train leaves at {_clock(start)}. Be there {before} hours earlier.\nBe there at:", _clock(start - before * 60), *wrong
+    )
 
 
 def _due_date(draw: Draw) -> Item:

@@ -18,9 +18,7 @@ def _ledger(draw: Draw) -> Item:
     kind = draw.one(("deposit", "withdraw"))
     more, less = str(balance + amount), str(balance - amount)
     gold, other = (more, less) if kind == "deposit" else (less, more)
-    return Item(
-        f"Balance: {balance}\nTransaction: {kind} {amount}\nNew balance:", gold, "computed", ((other, ErrorType.CONTRADICTION),)
-    )
+    return Item(f"Balance: {balance}\nTransaction: {kind} {amount}\nNew balance:", gold, "computed", ((other, ErrorType.CONTRADICTION),))
 
 
 def _lookup(draw: Draw) -> Item:

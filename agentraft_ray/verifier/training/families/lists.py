@@ -20,20 +20,25 @@ def _smallest(draw: Draw) -> Item:
 def _superlative(draw: Draw) -> Item:
     names, values = draw.some(draw.pool.names, 3), draw.numbers(21, 89, 3)
     unit, most, least = draw.rng.choice(
-        (("years old", "oldest", "youngest"), ("kg", "heaviest", "lightest"), ("cm", "longest", "shortest"), ("km away", "farthest", "nearest"))
+        (
+            ("years old", "oldest", "youngest"),
+            ("kg", "heaviest", "lightest"),
+            ("cm", "longest", "shortest"),
+            ("km away", "farthest", "nearest"),
+        )
     )
     asked, pick = draw.rng.choice(((most, max), (least, min)))
     told = ", ".join(f"{name} {value} {unit}" for name, value in zip(names, values, strict=True))
     gold = names[values.index(pick(values))]
-    return Item(f"{told}.\nWho is the {asked}?\nName:".replace("Who", "Which") if unit == "cm" else f"{told}.\nWho is the {asked}?\nName:", gold)
+    return Item(
+        f"{told}.\nWho is the {asked}?\nName:".replace("Who", "Which") if unit == "cm" else f"{told}.\nWho is the {asked}?\nName:", gold
+    )
 
 
 def _cheaper(draw: Draw) -> Item:
     goods, prices = draw.some(draw.pool.goods, 2), draw.numbers(3, 90, 2)
     asked, pick = draw.rng.choice((("cheaper", min), ("more expensive", max)))
-    return Item(
-        f"Offer: {goods[0]} for {prices[0]}, {goods[1]} for {prices[1]}\nThe {asked} ones:", goods[prices.index(pick(prices))]
-    )
+    return Item(f"Offer: {goods[0]} for {prices[0]}, {goods[1]} for {prices[1]}\nThe {asked} ones:", goods[prices.index(pick(prices))])
 
 
 def _previous_stop(draw: Draw) -> Item:

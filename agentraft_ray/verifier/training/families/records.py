@@ -25,20 +25,33 @@ def _booking(draw: Draw) -> Item:
 def _payment(draw: Draw) -> Item:
     sender, receiver = draw.some(draw.pool.names, 2)
     call = {"from": sender, "to": receiver, "amount": draw.number(10, 990)}
-    wording = draw.one(("Send {amount} euros from {from} to {to}.", "{from} pays {to} {amount} euros.", "{to} gets {amount} euros from {from}."))
+    wording = draw.one(
+        ("Send {amount} euros from {from} to {to}.", "{from} pays {to} {amount} euros.", "{to} gets {amount} euros from {from}.")
+    )
     return Item(f"Order: {wording.format(**call)}\nJSON:", json.dumps(call), "json")
 
 
 def _reminder(draw: Draw) -> Item:
-    call = {"tool": "remind", "who": draw.one(draw.pool.names), "task": draw.one(draw.pool.acts), "time": f"{draw.number(7, 21)}:{draw.one(('00', '15', '30', '45'))}"}
-    wording = draw.one(("Remind {who} at {time} to {task}.", "At {time} tell {who} to {task}.", "{who} has to {task} at {time}, send a reminder."))
+    call = {
+        "tool": "remind",
+        "who": draw.one(draw.pool.names),
+        "task": draw.one(draw.pool.acts),
+        "time": f"{draw.number(7, 21)}:{draw.one(('00', '15', '30', '45'))}",
+    }
+    wording = draw.one(
+        ("Remind {who} at {time} to {task}.", "At {time} tell {who} to {task}.", "{who} has to {task} at {time}, send a reminder.")
+    )
     return Item(f"User: {wording.format(**call)}\nTool call:", json.dumps(call), "json")
 
 
 def _ticket(draw: Draw) -> Item:
     fields = {"firm": draw.one(draw.pool.firms), "product": draw.one(draw.pool.goods), "count": str(draw.number(11, 99))}
     wording = draw.one(
-        ("{firm} reports that {count} {product} are broken.", "We got {count} broken {product} from {firm}.", "Complaint by {firm}: {product}, {count} pieces.")
+        (
+            "{firm} reports that {count} {product} are broken.",
+            "We got {count} broken {product} from {firm}.",
+            "Complaint by {firm}: {product}, {count} pieces.",
+        )
     )
     gold = "; ".join(f"{key}={value}" for key, value in fields.items())
     return Item(f"Text: {wording.format(**fields)}\nTicket:", gold, "pairs")
@@ -47,7 +60,13 @@ def _ticket(draw: Draw) -> Item:
 def _flight(draw: Draw) -> Item:
     origin, target = draw.some(draw.pool.cities, 2)
     fields = {"from": origin, "to": target, "time": f"{draw.number(6, 22)}:{draw.one(('05', '20', '35', '50'))}"}
-    wording = draw.one(("The {time} flight goes from {from} to {to}.", "To {to} from {from}, leaving {time}.", "Departure {from} at {time}, arrival in {to}."))
+    wording = draw.one(
+        (
+            "The {time} flight goes from {from} to {to}.",
+            "To {to} from {from}, leaving {time}.",
+            "Departure {from} at {time}, arrival in {to}.",
+        )
+    )
     gold = "; ".join(f"{key}={value}" for key, value in fields.items())
     return Item(f"Note: {wording.format(**fields)}\nData:", gold, "pairs")
 
@@ -65,7 +84,10 @@ def _log_line(draw: Draw) -> Item:
 
 def _shelf(draw: Draw) -> Item:
     goods = draw.some(draw.pool.goods, 3)
-    rows = [(good, str(count), f"{draw.one(('A', 'B', 'C', 'D'))}{draw.number(1, 9)}") for good, count in zip(goods, draw.numbers(10, 99, 3), strict=True)]
+    rows = [
+        (good, str(count), f"{draw.one(('A', 'B', 'C', 'D'))}{draw.number(1, 9)}")
+        for good, count in zip(goods, draw.numbers(10, 99, 3), strict=True)
+    ]
     told = "; ".join(f"{good}: {count} pieces, shelf {shelf}" for good, count, shelf in rows)
     good, count, shelf = draw.rng.choice(rows)
     asked, gold, other = draw.rng.choice(((f"On which shelf are the {good}?", shelf, count), (f"How many {good} are there?", count, shelf)))
