@@ -221,36 +221,52 @@ def _said(text: str, given: _Given, key: str = "") -> str:
     """The remarks on one value: whether it was given, where, beside what, and how it may follow from what was given."""
     if not text.strip():
         return "empty"
-    stated = mentions(text)
     places = given.places(text)
-    value = number_of(text)
     own = _own(key, text, given) if key else None
     if own == _SAME:
         return "own same"
-    remarks = ["given" if places or given.has(text) else "new"]
-    if places:
-        remarks += _where(places, given, single=not key)
-        if text not in given.text:
-            remarks.append("in capitals" if text.isupper() and len(text) > 1 else "in other case")
-        remarks += size_relations(value, given.numbers) if value is not None and not key else []
-    elif len(stated) > 1:
-        new = [mention.text for mention in stated if not given.has(mention.text)]
-        remarks = ["in part new" if len(new) < len(stated) else "new"]
-    if own is not None:
-        remarks = ["own changed"]
+    remarks = _found(text, places, given, single=not key) if own is None else ["own changed", "given" if places else "new"]
+    value = number_of(text)
     if value is not None:
-        if own is not None or not (places and key):
-            remarks += number_relations(value, given.numbers, own if own != _OTHER else None)[: 2 if places else 4]
-        remarks += _counts(value, given) if not places else []
-    elif len(stated) == 1:
-        if stated[0].kind in ("day", "month", "time", "date"):
-            remarks += calendar_relations(stated[0], given.mentions)
-        elif not places:
-            remarks += _altered(text, given)
-        if not key and len(given.numbers) == 2 and stated[0].kind in ("word", "name"):
-            first, second = given.numbers
-            remarks.append(f"first {'larger' if first > second else 'smaller' if first < second else 'same'}")
+        remarks += _of_number(value, own, key, given, is_given=bool(places))
+    elif len(mentions(text)) == 1:
+        remarks += _of_word(text, given, single=not key, is_given=bool(places))
     return ", ".join(remarks)
+
+
+def _found(text: str, places: list[Mention], given: _Given, *, single: bool) -> list[str]:
+    """Whether the request has the value, and where."""
+    if not places:
+        stated = mentions(text)
+        new = [mention for mention in stated if not given.has(mention.text)]
+        if given.has(text):
+            return ["given"]
+        return ["in part new"] if len(stated) > 1 and len(new) < len(stated) else ["new"]
+    remarks = ["given", *_where(places, given, single=single)]
+    if text not in given.text:
+        remarks.append("in capitals" if text.isupper() and len(text) > 1 else "in other case")
+    return remarks
+
+
+def _of_number(value: Decimal, own: int | None, key: str, given: _Given, *, is_given: bool) -> Iterator[str]:
+    if is_given and not key:
+        yield from size_relations(value, given.numbers)
+    if own is not None or not (is_given and key):
+        relations = number_relations(value, given.numbers, own if own != _OTHER else None)
+        yield from relations[: 2 if is_given else len(relations)]
+    if not is_given:
+        yield from _counts(value, given)
+
+
+def _of_word(text: str, given: _Given, *, single: bool, is_given: bool) -> Iterator[str]:
+    stated = mentions(text)[0]
+    if stated.kind in ("day", "month", "time", "date"):
+        yield from calendar_relations(stated, given.mentions)
+    elif not is_given:
+        yield from _altered(text, given)
+    if single and len(given.numbers) == 2 and stated.kind in ("word", "name"):
+        first, second = given.numbers
+        yield f"first {'larger' if first > second else 'smaller' if first < second else 'same'}"
 
 
 def _where(places: list[Mention], given: _Given, *, single: bool) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
     verifier.json       labels, rendering, base model, sizes and digests of the other files
     adapter.safetensors the trained weights alone (kind "adapter"), or model.safetensors, config.json and a tokenizer (kind "merged")
-    calibration.json    temperature, thresholds, measured rates
+    scores.json         temperature and threshold (`Scoring`)
+    calibration.json    if it was measured: how often it is right (`agentraft_ray.verifier.calibration`)
     README.md           the model card
 
 An adapter is merged into its base without torch, once, into a cache; from there transformers and vLLM load it like any other model.
@@ -26,6 +27,7 @@ import numpy as np
 from agentraft_ray.errors import InvalidConfig, VerifierUnavailable
 from agentraft_ray.verifier.classifier.labels import LABELS
 from agentraft_ray.verifier.classifier.rendering import RENDERING_VERSION
+from agentraft_ray.verifier.classifier.scoring import Scoring
 
 __all__ = ["ENCODER_PACKAGE", "MANIFEST", "Manifest", "ModelDirectory", "base_archive", "cache_directory", "merged"]
 
@@ -94,11 +96,9 @@ class ModelDirectory:
         return hashlib.sha256(f"{told}{self.manifest.base_sha256}".encode()).hexdigest()[:16]
 
     @property
-    def calibration(self) -> dict[str, Any] | None:
-        """What calibration.json holds, or None without one."""
-        file = self.path / "calibration.json"
-        found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-        return found
+    def scoring(self) -> Scoring:
+        """How its numbers become verdicts. Raises InvalidConfig."""
+        return Scoring.load(self.path)
 
     def servable(self) -> Path:
         """A directory that transformers and vLLM load: this one, or the base with the adapter merged in, made once and kept.
@@ -122,8 +122,8 @@ class ModelDirectory:
         archive = base_archive()
         if (found := _sha256(archive)) != self.manifest.base_sha256:
             raise InvalidConfig(
-                f"{self.path} was trained on another {self.manifest.base} (sha256 {self.manifest.base_sha256[:12]}, installed {found[:12]}); "
-                "install the version that its README names"
+                f"{self.path} was trained on another {self.manifest.base} (sha256 {self.manifest.base_sha256[:12]}, installed "
+                f"{found[:12]}); install the version that its README names"
             )
         numpy_files = _safetensors()
         target.mkdir(parents=True)
