@@ -127,7 +127,7 @@ def cases_of(generations: Iterable[Generation]) -> list[Case]:
         item = item_id(one.family, one.request)
         asked = one.request
         if family is not None:
-            chance = random.Random(f"asked:{item}")  # noqa: S311 - data, not secrets
+            chance = random.Random(f"asked:{item}")
             asked = asked_text(family, Item(one.request, one.gold), chance)
         domain = family.domain if family is not None else ""
         found.append(Case(one.family, domain, item, asked, one.output, one.truth, "natural", one.generator, one.pool))

@@ -41,7 +41,7 @@ def made_cases(
     """
     found: list[Case] = []
     for family in families:
-        rng = random.Random(f"made:{family.name}:{pool.name}:{seed}")  # noqa: S311 - data, not secrets
+        rng = random.Random(f"made:{family.name}:{pool.name}:{seed}")
         drawn = family.items(seed, pool, items)
         for position, item in enumerate(drawn):
             asked = asked_text(family, item, rng)
@@ -99,7 +99,7 @@ def renamed(cases: Sequence[Case], source: Pool, target: Pool, seed: int) -> lis
         by_item[case.item].append(case)
     found: list[Case] = []
     for item, group in by_item.items():
-        rng = random.Random(f"renamed:{item}:{seed}")  # noqa: S311 - data, not secrets
+        rng = random.Random(f"renamed:{item}:{seed}")
         names: dict[str, str] = {}
         for kind in ("names", "cities", "goods", "acts", "firms", "things"):
             ours = getattr(source, kind)

@@ -24,7 +24,7 @@ from agentraft_ray.verifier.training.metrics import (
     wilson,
 )
 
-__all__ = ["CASES_MIN", "Scored", "consensus_wrong", "figures"]
+__all__ = ["CASES_MIN", "Scored", "chosen_scoring", "consensus_wrong", "figures"]
 
 CASES_MIN = 30
 """An AUROC is given where there are so many right and so many wrong cases; below, it is noise."""
@@ -72,7 +72,7 @@ def figures(scored: Scored, scoring: Scoring) -> dict[str, Any]:
         "false_positives": _share(flagged[~wrong], scored, ~wrong),
         "recall_on_consensus_wrong": _consensus(scored, flagged),
         "ece": _rounded(expected_calibration_error(bins)),
-        "reliability": [[_rounded(one.predicted), _rounded(one.observed), one.count] for one in bins],
+        "reliability": [[_rounded(one.predicted), _rounded(one.observed), one.cases] for one in bins],
         "class_macro_f1": _rounded(_class_f1(scored.cases, [one.label for one in judged])),
         "class_macro_f1_of_majority": _rounded(_class_f1(scored.cases, _majority(scored.cases))),
         "classes": _classes(scored.cases, [one.label for one in judged]),

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agentraft_ray.errors import InvalidConfig
-from agentraft_ray.verifier.classifier import LABELS, RENDERING_VERSION, classifier_text
+from agentraft_ray.verifier.classifier import LABELS, RENDERING_VERSION
 from agentraft_ray.verifier.training.batches import batches_of
 from agentraft_ray.verifier.training.cases import Case
 from agentraft_ray.verifier.training.dataset import balanced_weights
 from agentraft_ray.verifier.training.model import Architecture, Trainable
+from agentraft_ray.verifier.training.views import View, view_of
 
-__all__ = ["ONE_PROCESS", "Settings", "Workers", "fit"]
+__all__ = ["CHECKPOINT", "ONE_PROCESS", "Settings", "Workers", "fit", "load_weights"]
 
-_CHECKPOINT = "checkpoint.pt"
+CHECKPOINT = "checkpoint.pt"
+"""The file in a directory of training that it is gone on from, and that its weights are read from."""
+
 _GRADIENT_NORM_MAX = 1.0
 
 
@@ -35,6 +38,7 @@ class Settings:
     warm_up: float = 0.1
     weight_decay: float = 0.01
     contrast: float = 0.5
+    view: View = "whole"
     checkpoint_steps: int = 100
 
 
@@ -61,9 +65,17 @@ ONE_PROCESS: Workers = _OneProcess()
 Progress = Callable[[int, int, float], None]
 
 
-def fit(cases: Sequence[Case], settings: Settings, directory: Path, progress: Progress, workers: Workers = ONE_PROCESS) -> Trainable:
+def fit(
+    cases: Sequence[Case],
+    settings: Settings,
+    directory: Path,
+    progress: Progress,
+    start: Path | None = None,
+    workers: Workers = ONE_PROCESS,
+) -> Trainable:
     """Train on `cases` and return the model; `progress(step, of, loss)` is called after every step.
 
+    `start` is the directory of an earlier training whose weights are the first ones of this.
     A checkpoint in `directory` is gone on from, if it was made of the same cases with the same settings, and else refused with
     InvalidConfig. Interrupted at any moment, at most `checkpoint_steps` steps are lost.
     """
@@ -71,12 +83,14 @@ def fit(cases: Sequence[Case], settings: Settings, directory: Path, progress: Pr
 
     directory.mkdir(parents=True, exist_ok=True)
     trainable = Trainable.build(settings.architecture, settings.seed)
-    encoded = _Encoded(trainable, cases)
+    if start is not None:
+        load_weights(trainable, start)
+    encoded = _Encoded(trainable, cases, settings.view)
     model = workers.prepared(trainable.model)
     optimizer = torch.optim.AdamW(trainable.trained().values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     plan = list(_plan(cases, encoded.lengths, settings))
-    stamp = _stamp(cases, settings)
-    first = _resumed(directory / _CHECKPOINT, stamp, trainable, optimizer)
+    stamp = _stamp(cases, settings, start)
+    first = _resumed(directory / CHECKPOINT, stamp, trainable, optimizer)
     smoothed = math.nan
     for step in range(first, len(plan)):
         for group in optimizer.param_groups:
@@ -90,7 +104,7 @@ def fit(cases: Sequence[Case], settings: Settings, directory: Path, progress: Pr
         smoothed = loss.item() if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * loss.item()
         progress(step + 1, len(plan), smoothed)
         if workers.rank == 0 and ((step + 1) % settings.checkpoint_steps == 0 or step + 1 == len(plan)):
-            _save(directory / _CHECKPOINT, stamp, step + 1, trainable, optimizer)
+            _save(directory / CHECKPOINT, stamp, step + 1, trainable, optimizer)
     return trainable
 
 
@@ -109,8 +123,8 @@ def _rate(step: int, steps: int, warm_up: float) -> float:
 class _Encoded:
     """The cases as token ids, made once."""
 
-    def __init__(self, trainable: Trainable, cases: Sequence[Case]) -> None:
-        texts = [classifier_text(case.asked, case.output) for case in cases]
+    def __init__(self, trainable: Trainable, cases: Sequence[Case], view: View) -> None:
+        texts = [view_of(case, view) for case in cases]
         tokenizer, longest = trainable.tokenizer, trainable.architecture.tokens_max
         self._ids: list[list[int]] = tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
         self._trainable = trainable
@@ -148,10 +162,27 @@ def _loss(model: Any, batch: dict[str, Any], contrast: float) -> Any:
     return loss
 
 
-def _stamp(cases: Sequence[Case], settings: Settings) -> str:
-    """What a checkpoint belongs to: the very cases, the settings, and what cases look like to the model."""
+def _stamp(cases: Sequence[Case], settings: Settings, start: Path | None) -> str:
+    """What a checkpoint belongs to: the very cases, the settings, what cases look like to the model, and where it began."""
     told = json.dumps([RENDERING_VERSION, asdict(settings), [asdict(case) for case in cases]], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    begun = (start / CHECKPOINT).read_bytes() if start is not None else b""
+    return hashlib.sha256(told.encode() + hashlib.sha256(begun).digest()).hexdigest()
+
+
+def load_weights(trainable: Trainable, directory: Path) -> None:
+    """Put the weights of an earlier training into a model. Raises InvalidConfig where there are none, or those of another model."""
+    import torch  # noqa: PLC0415 - heavy
+
+    file = directory / CHECKPOINT
+    if not file.exists():
+        raise InvalidConfig(f"{directory} holds no training: there is no {CHECKPOINT} in it")
+    weights = torch.load(file, weights_only=True)["weights"]
+    ours = trainable.trained()
+    if {name: tuple(value.shape) for name, value in weights.items()} != {name: tuple(value.shape) for name, value in ours.items()}:
+        raise InvalidConfig(f"{file} holds the weights of another architecture; give the same base and rank as it was trained with")
+    with torch.no_grad():
+        for name, value in ours.items():
+            value.copy_(weights[name])
 
 
 def _save(path: Path, stamp: str, step: int, trainable: Trainable, optimizer: Any) -> None:

@@ -32,12 +32,12 @@ _BISECTIONS = 60  # halves [0, 1] to below one float's precision
 
 
 class Interval(NamedTuple):
-    """A share with its 95 % interval; `count` of `total`."""
+    """A share with its 95 % interval; `hits` of `total`."""
 
     share: float
     low: float
     high: float
-    count: int
+    hits: int
     total: int
 
 
@@ -46,7 +46,7 @@ class Bin(NamedTuple):
 
     predicted: float
     observed: float
-    count: int
+    cases: int
 
 
 def auroc(wrong: Sequence[bool] | NDArray[Any], score: Sequence[float] | NDArray[Any]) -> float:
@@ -160,8 +160,8 @@ def calibration_bins(wrong: Sequence[bool] | NDArray[Any], probability: Sequence
 
 def expected_calibration_error(bins: Sequence[Bin]) -> float:
     """The mean distance of predicted and observed share over the cases in `bins` (Naeini et al. 2015)."""
-    total = sum(one.count for one in bins)
-    return sum(one.count * abs(one.predicted - one.observed) for one in bins) / total if total else math.nan
+    total = sum(one.cases for one in bins)
+    return sum(one.cases * abs(one.predicted - one.observed) for one in bins) / total if total else math.nan
 
 
 def softmax(logits: NDArray[Any], temperature: float = 1.0) -> Array:
