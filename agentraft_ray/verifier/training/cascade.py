@@ -119,7 +119,7 @@ def freeze(signals: Sequence[Signals], model: str, chosen_on: str) -> Frozen:
     samples = max((one.samples for one in signals), default=0)
     votes_min = _votes_min(inside, samples)
     learned_max = threshold_at([one.case.wrong for one in inside], [one.learned for one in inside], _FALSE_POSITIVES["learned"])
-    rules = Frozen(model, votes_min, samples, float(min(1.0, learned_max)), {name: "commit" for name in families}, chosen_on=chosen_on)
+    rules = Frozen(model, votes_min, samples, float(min(1.0, learned_max)), dict.fromkeys(families, "commit"), chosen_on=chosen_on)
     regimes: dict[str, Literal["commit", "abstain"]] = {
         name: "commit" if name in votable or _bounded(rules, found) else "abstain" for name, found in sorted(families.items())
     }

@@ -154,7 +154,7 @@ def _fits_slots(slots: Slots) -> Callable[[VerifyInput], VerificationResult]:
 
 
 def _is_given(value: str, kind: str, given: list[Mention]) -> bool:
-    return any(mention.text == value and (kind == "word" or mention.kind == kind) for mention in given)
+    return any(mention.text == value and kind in ("word", mention.kind) for mention in given)
 
 
 def _record(output: Any) -> dict[str, Any]:

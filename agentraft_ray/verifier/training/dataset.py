@@ -7,6 +7,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agentraft_ray.pipeline import Step, Task
@@ -104,20 +105,7 @@ def renamed(cases: Sequence[Case], source: Pool, target: Pool, seed: int) -> lis
         for kind in ("names", "cities", "goods", "acts", "firms", "things"):
             ours = getattr(source, kind)
             names |= dict(zip(ours, rng.sample(getattr(target, kind), len(ours)), strict=True))
-        for case in group:
-            found.append(
-                Case(
-                    case.family,
-                    case.domain,
-                    case.item,
-                    _put(case.asked, names),
-                    _put(case.output, names),
-                    case.label,
-                    case.origin,
-                    case.generator,
-                    target.name,
-                )  # fmt: skip
-            )
+        found.extend(replace(case, asked=_put(case.asked, names), output=_put(case.output, names), pool=target.name) for case in group)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Labelled cases out of the logs of runs: what was committed, what fell later, what people approved or denied. Reads a store, changes nothing.
+"""Labelled cases out of the logs of runs: what was committed, what fell later, what people approved or denied. Changes nothing.
 
 A log keeps the text of what was committed or proposed; of an output that was rejected at once it keeps the digest alone. Those that
 are worth training on (denied by a person, taken back by a rollback, rejected while they waited) are there in full.

@@ -12,7 +12,7 @@ from agentraft_ray.errors import VerifierUnavailable
 from agentraft_ray.verifier.classifier.model_directory import cache_directory
 from agentraft_ray.verifier.training.bases import GENERATOR, gguf_file
 
-__all__ = ["Generator", "open_generator"]
+__all__ = ["Generator", "agent_directory", "open_generator"]
 
 _STOP = "\n"
 
@@ -39,7 +39,7 @@ def open_generator(model: str = GENERATOR, host: str = "auto") -> Generator:
     raise VerifierUnavailable(f"no host {host!r} for the agent: install vllm, or pip install 'agentraft-ray[train]'")
 
 
-def _directory(model: str) -> str:
+def agent_directory(model: str) -> str:
     """A directory with safetensors; the packaged GGUF is made one, once."""
     if model != GENERATOR:
         return model
@@ -75,7 +75,7 @@ class _Transformers:
         import transformers  # noqa: PLC0415 - heavy
 
         self.name = Path(model).name
-        source = _directory(model)
+        source = agent_directory(model)
         self._torch = torch
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(source, padding_side="left")
         if self._tokenizer.pad_token is None:
@@ -123,7 +123,7 @@ class _Vllm:
 
         self.name = Path(model).name
         self._vllm: Any = vllm
-        self._engine: Any = vllm.LLM(model=_directory(model), max_model_len=1024, enforce_eager=True, enable_prefix_caching=True)
+        self._engine: Any = vllm.LLM(model=agent_directory(model), max_model_len=1024, enforce_eager=True, enable_prefix_caching=True)
 
     def sample(self, prompts: Sequence[str], samples: int, tokens_max: int, temperature: float) -> list[list[str]]:
         settings = self._vllm.SamplingParams(n=samples, temperature=temperature, max_tokens=tokens_max, stop=[_STOP])

@@ -60,14 +60,15 @@ def fold_rows(results: Mapping[str, Mapping[str, Any]]) -> Rows:
 
 def summary(name: str, found: Mapping[str, Any]) -> str:
     """A test set in a few lines."""
+    within, pooled, prior = (_number(found[key]) for key in ("auroc_macro", "auroc_pooled", "auroc_of_family_prior"))
+    f1, majority = _number(found["class_macro_f1"]), _number(found["class_macro_f1_of_majority"])
+    agreed = _interval(found["recall_on_consensus_wrong"])
     lines = [
         f"{name}: {found['cases']} cases of {found['items']} items, {found['wrong']} wrong",
-        f"  AUROC within families {_number(found['auroc_macro'])} (mean of {found['auroc_families']}), pooled {_number(found['auroc_pooled'])}, "
-        f"of who knows the family's rate alone {_number(found['auroc_of_family_prior'])}",
-        f"  recall {_interval(found['recall'])}, false alarms {_interval(found['false_positives'])}, "
-        f"on wrong answers that most samples agree on {_interval(found['recall_on_consensus_wrong'])}",
-        f"  class macro F1 {_number(found['class_macro_f1'])} (the most frequent class alone {_number(found['class_macro_f1_of_majority'])}), "
-        f"ECE {_number(found['ece'])}",
+        f"  AUROC within families {within} (mean of {found['auroc_families']}), pooled {pooled}, by the family's rate alone {prior}",
+        f"  recall {_interval(found['recall'])}, false alarms {_interval(found['false_positives'])}",
+        f"  recall on wrong answers that most samples agree on {agreed}",
+        f"  class macro F1 {f1} (the most frequent class alone {majority}), ECE {_number(found['ece'])}",
     ]
     return "\n".join(lines)
 
@@ -79,9 +80,9 @@ def plot_reliability(sets: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     except ImportError:
         raise VerifierUnavailable("a plot needs matplotlib: pip install 'agentraft-ray[bench]'") from None
     mpl.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415 - after its backend is chosen
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after its backend is chosen
 
-    figure, axes = pyplot.subplots(figsize=(5, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     for name, found in sets.items():
         predicted, observed, counts = zip(*found["reliability"], strict=True)
@@ -89,7 +90,7 @@ def plot_reliability(sets: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     axes.set(xlabel="predicted P(wrong)", ylabel="share that was wrong", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left", fontsize="small")
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def _number(value: float | None) -> str:

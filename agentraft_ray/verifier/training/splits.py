@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from agentraft_ray.verifier.training.cases import Case
 
-__all__ = ["Leak", "Split", "by_item", "leave_out", "leaks", "overlap"]
+__all__ = ["Leak", "Split", "by_item", "leaks", "leave_out", "overlap"]
 
 _NGRAM_WORDS = 8
 _WORD = re.compile(r"\w+")

@@ -71,8 +71,8 @@ def _share(draw: Draw) -> Item:
 def _units(draw: Draw) -> Item:
     amount = draw.number(2, 40)
     small, large, factor = draw.rng.choice(
-        (("m", "km", 1000), ("g", "kg", 1000), ("cm", "m", 100), ("minutes", "hours", 60), ("seconds", "minutes", 60), ("hours", "days", 24),
-         ("days", "weeks", 7), ("months", "years", 12))
+        (("m", "km", 1000), ("g", "kg", 1000), ("cm", "m", 100), ("minutes", "hours", 60), ("seconds", "minutes", 60),
+         ("hours", "days", 24), ("days", "weeks", 7), ("months", "years", 12))
     )  # fmt: skip
     wrong = (amount, amount * 10, amount * 100, amount * 1000, amount * 60, amount * 24, amount + factor)
     return computed(f"Convert {amount} {large} to {small}.\n{small}:", amount * factor, *wrong)

@@ -19,6 +19,7 @@ from agentraft_ray.verifier.training.families.item import Form, Item
 __all__ = ["judge", "record_of"]
 
 _WORD = re.compile(r"[^\W_]+(?:[.:-][^\W_]+)*")
+_CLAIM = re.compile(r"\b(?:[A-Z]\w*|\d[\d:.-]*\d|\d)\b")
 _DAYS = frozenset("monday tuesday wednesday thursday friday saturday sunday".split())
 _MONTHS = frozenset("january february march april may june july august september october november december".split())
 
@@ -136,8 +137,8 @@ def _class_of_list(item: Item, answer: str, gold: str) -> ErrorType:
 
 
 def _class_of_sentence(item: Item, answer: str, gold: str) -> ErrorType:
-    wanted = [word for word in re.findall(r"\b(?:[A-Z][\w]*|\d[\d:.-]*\d|\d)\b", gold)]
-    claims = [word for word in re.findall(r"\b(?:[A-Z][\w]*|\d[\d:.-]*\d|\d)\b", answer)]
+    wanted = _CLAIM.findall(gold)
+    claims = _CLAIM.findall(answer)
     if any(not _grounded(claim, item) and claim not in wanted for claim in claims):
         return ErrorType.HALLUCINATION
     if not set(wanted) <= set(claims):
