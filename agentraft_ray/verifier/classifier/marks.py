@@ -25,6 +25,7 @@ _CLAIMS_MAX = 6  # of a text that is no short value
 _SAME, _OTHER = -1, -2
 _SHORT_WORDS_MAX = 4
 _UNUSED_MAX = 4
+_OTHER_PART = 1000  # mentions: another line or sentence is farther than any distance within one
 _LETTERS = frozenset("letter letters character characters length long".split())
 _STOP = frozenset("the and for are was from with what which who does than that this you has have its answer question".split())
 _LONG = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
@@ -264,6 +265,8 @@ def _of_word(text: str, given: _Given, *, single: bool, is_given: bool) -> Itera
         yield from calendar_relations(stated, given.mentions)
     elif not is_given:
         yield from _altered(text, given)
+    if single and len(given.numbers) == 1 and stated.kind in ("word", "name"):
+        yield "odd number" if given.numbers[0] % 2 else "even number"
     if single and len(given.numbers) == 2 and stated.kind in ("word", "name"):
         first, second = given.numbers
         yield f"first {'larger' if first > second else 'smaller' if first < second else 'same'}"
@@ -278,9 +281,15 @@ def _where(places: list[Mention], given: _Given, *, single: bool) -> Iterator[st
     asked = [place.before for place in places if place.before in given.asked and given.times[place.before] > 1]
     if asked:
         yield f"after the asked {asked[0]}"
+    elif here.before and len(places) == 1:
+        yield f"after {here.before}"
     if len(places) > 1:
         yield f"{len(places)} times"
-    beside = _beside(places, given)
+    near = _beside(places, given)
+    nearest = [word for word in near if _is_nearest(places, word, given)]
+    beside = [word for word in near if word not in nearest]
+    if nearest:
+        yield f"nearest to {' '.join(nearest)}"
     if beside:
         yield f"beside {' '.join(beside)}"
     yield from _in_sequence(places, given)
@@ -298,6 +307,20 @@ def _beside(places: list[Mention], given: _Given) -> list[str]:
         if mention.part in parts and mention.part < last and again[mention.key] > 1 and mention.key in given.asked
     ]
     return list(dict.fromkeys(key for key in near if key not in {place.key for place in places}))[:3]
+
+
+def _is_nearest(places: list[Mention], word: str, given: _Given) -> bool:
+    """Whether no value of the same kind stands closer to the first place of `word`; another line or sentence is far away."""
+    order = {mention.start: at for at, mention in enumerate(given.mentions)}
+    here = next(mention for mention in given.mentions if mention.key == word)
+    kind = places[0].kind
+
+    def far(mention: Mention) -> int:
+        return abs(order[mention.start] - order[here.start]) + _OTHER_PART * (mention.part != here.part)
+
+    own = min(far(place) for place in places)
+    rivals = [far(one) for one in given.mentions if one.kind == kind and one.key not in (word, places[0].key) and given.times[one.key] == 1]
+    return all(own < rival for rival in rivals)
 
 
 def _in_sequence(places: list[Mention], given: _Given) -> Iterator[str]:
@@ -391,11 +414,11 @@ def _altered(text: str, given: _Given) -> Iterator[str]:
 def _unused(stated: Sequence[str], given: _Given) -> Iterator[str]:
     """What the request gives (names, numbers, times) and the output does not repeat."""
     repeated = {text.casefold() for text in stated}
-    repeated |= {str(number_of(text)) for text in stated}
+    values = {number_of(text) for text in stated} - {None}
     left = [
         mention
         for mention in given.mentions
-        if mention.kind != "word" and mention.key not in repeated and str(mention.value) not in repeated and not _is_opener(mention, given)
+        if mention.kind != "word" and mention.key not in repeated and mention.value not in values and not _is_opener(mention, given)
     ]
     if left:
         named = list(dict.fromkeys(mention.text for mention in left))

@@ -22,6 +22,7 @@ from agentraft_ray.verifier.completeness import CompletenessVerifier
 from agentraft_ray.verifier.grounding import GroundingVerifier
 from agentraft_ray.verifier.schema import SchemaVerifier
 from agentraft_ray.verifier.training.cases import Case
+from agentraft_ray.verifier.training.families import FAMILIES
 
 __all__ = ["CHECKED_FAMILIES", "CHECKS", "RULES_VERSION", "checks_of", "verdicts_of"]
 
@@ -64,7 +65,8 @@ async def verdicts_of(case: Case) -> dict[str, bool]:
     """Check -> whether it rejects the output of `case`; nothing for a family without checks."""
     if case.family not in CHECKED_FAMILIES:
         return {}
-    task = Task(goal="", inputs={"request": case.asked}, id="case")
+    asked = case.asked.removeprefix(f"{FAMILIES[case.family].goal}\n")  # the goal names nothing that an answer must have
+    task = Task(goal="", inputs={"request": asked}, id="case")
     found: dict[str, bool] = {}
     for name, check in checks_of(case.family).items():
         output = case.output if name == "form" else _record_in(case)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -95,17 +95,21 @@ def balanced_weights(cases: Sequence[Case]) -> list[float]:
 
 def renamed(cases: Sequence[Case], source: Pool, target: Pool, seed: int) -> list[Case]:
     """The same cases about other entities: each one of `source` becomes one of `target` of its kind, the same within an item."""
-    by_item: dict[str, list[Case]] = defaultdict(list)
+    names: dict[str, dict[str, str]] = {}
     for case in cases:
-        by_item[case.item].append(case)
-    found: list[Case] = []
-    for item, group in by_item.items():
-        rng = random.Random(f"renamed:{item}:{seed}")
-        names: dict[str, str] = {}
-        for kind in ("names", "cities", "goods", "acts", "firms", "things"):
-            ours = getattr(source, kind)
-            names |= dict(zip(ours, rng.sample(getattr(target, kind), len(ours)), strict=True))
-        found.extend(replace(case, asked=_put(case.asked, names), output=_put(case.output, names), pool=target.name) for case in group)
+        if case.item not in names:
+            names[case.item] = _others(source, target, random.Random(f"renamed:{case.item}:{seed}"))
+    return [
+        replace(case, asked=_put(case.asked, names[case.item]), output=_put(case.output, names[case.item]), pool=target.name)
+        for case in cases
+    ]
+
+
+def _others(source: Pool, target: Pool, rng: random.Random) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for kind in ("names", "cities", "goods", "acts", "firms", "things"):
+        ours = getattr(source, kind)
+        found |= dict(zip(ours, rng.sample(getattr(target, kind), len(ours)), strict=True))
     return found
 
 

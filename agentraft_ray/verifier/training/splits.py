@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from agentraft_ray.verifier.classifier.words import mentions
 from agentraft_ray.verifier.training.cases import Case
 
 __all__ = ["Leak", "Split", "by_item", "leaks", "leave_out", "overlap"]
 
 _NGRAM_WORDS = 8
-_WORD = re.compile(r"\w+")
+_TELLING_WORDS_MIN = 2
 
 
 class Split(NamedTuple):
@@ -23,7 +23,7 @@ class Split(NamedTuple):
 
 
 class Leak(NamedTuple):
-    """How many test items share a normalised run of eight words with training, beyond what their families share by template."""
+    """How many test items share a normalised run of eight words with training, beyond the wording of their family."""
 
     items: int
     of: int
@@ -54,19 +54,19 @@ def overlap(train: Iterable[Case], test: Iterable[Case]) -> list[str]:
 
 
 def leaks(train: Sequence[Case], test: Sequence[Case]) -> Leak:
-    """Test items of whose request a run of eight words stands in training, numbers and names included.
+    """Test items of whose request a run of eight words stands in training. Requests of fewer words are compared whole.
 
-    Requests of fewer words are compared whole.
+    A run counts with two numbers, names, days or the like in it: without, it is how the family puts its requests, and no leak.
     """
-    seen = {gram for case in train for gram in _grams(case.asked)}
+    seen = {gram for asked in {case.asked for case in train} for gram in _grams(asked)}
     requests = {case.item: case.asked for case in test}
     found = [asked for asked in requests.values() if any(gram in seen for gram in _grams(asked))]
     return Leak(len(found), len(requests), found[0] if found else "")
 
 
 def _grams(text: str) -> Iterator[tuple[str, ...]]:
-    words = [word.casefold() for word in _WORD.findall(text)]
-    if len(words) <= _NGRAM_WORDS:
-        yield tuple(words)
-    for at in range(len(words) - _NGRAM_WORDS + 1):
-        yield tuple(words[at : at + _NGRAM_WORDS])
+    words = mentions(text)
+    telling = [word.kind not in ("word", "name") or (word.kind == "name" and not word.opens) for word in words]
+    for at in range(max(1, len(words) - _NGRAM_WORDS + 1)):
+        if sum(telling[at : at + _NGRAM_WORDS]) >= _TELLING_WORDS_MIN:
+            yield tuple(word.key for word in words[at : at + _NGRAM_WORDS])

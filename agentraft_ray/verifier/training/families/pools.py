@@ -44,7 +44,7 @@ TEST = _pool(
     "test",
     names="Abel Bruno Celia Dora Enzo Frida Gwen Henry Ines Jonas Kemal Lara Milo Nora Otto Pia Quentin Rafael Stella Theo Ursula Yann",
     cities="Ankara Baku Bergen Cork Doha Essen Fez Graz Izmir Kiel Leeds Malmo Naples Osaka Porto Riga Split Tunis Utrecht Vigo",
-    goods="belts hats spoons forks drums flags kites masks rings ropes vases wires",
+    goods="belts hats spoons forks drums flags kites masks rings quilts vases wires",
     acts="grill roast slice rinse season stir plate chill drain knead toast garnish",
     firms="Aster Basalt Corvus Drift Ember Fjord Granite Halcyon",
     things="oven mixer blender kettle freezer fridge toaster dryer",
@@ -55,9 +55,9 @@ SHOTS = _pool(
     names="Alan Beth Carl Dina Erik Faye Gary Hope",
     cities="Austin Basel Cannes Dallas Exeter Florence Ghent Hobart",
     goods="mugs rugs pots pans bags tins jars logs",
-    acts="open lift move turn push pull tie cut",
+    acts="open lift move turn push pull tie mend",
     firms="Alpine Bravo Crown Dune",
-    things="clock bell horn siren",
+    things="clock bell drone siren",
 )
 
 PLAIN = _pool(
