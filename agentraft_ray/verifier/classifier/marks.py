@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from functools import cached_property
 
-from agentraft_ray.verifier.classifier.relations import calendar_relations, number_relations, ordinal, size_relations
+from agentraft_ray.verifier.classifier.relations import calendar_relations, minutes_of, number_relations, ordinal, size_relations
 from agentraft_ray.verifier.classifier.stated import Field, Stated, stated_in
 from agentraft_ray.verifier.classifier.words import Mention, mentions, number_of
 from agentraft_ray.verifier.content import normalised
@@ -22,8 +22,10 @@ __all__ = ["marks_of"]
 _KEYS = re.compile(r"([A-Za-z_]\w*)\s?=\s?(?=\w)")
 _FIELDS_MAX = 8  # said one by one; the rest is counted
 _CLAIMS_MAX = 6  # of a text that is no short value
+_SAME, _OTHER = -1, -2
 _SHORT_WORDS_MAX = 4
 _UNUSED_MAX = 4
+_OTHER_PART = 1000  # mentions: another line or sentence is farther than any distance within one
 _LETTERS = frozenset("letter letters character characters length long".split())
 _STOP = frozenset("the and for are was from with what which who does than that this you has have its answer question".split())
 _LONG = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
@@ -60,7 +62,7 @@ class _Given:
     def asked(self) -> frozenset[str]:
         """The words of the last part but stop-words: what the request asks about, most often."""
         last = max((mention.part for mention in self.mentions), default=0)
-        parts = {part for part in (last, last - 1)}
+        parts = {last, last - 1}
         return frozenset(mention.key for mention in self.mentions if mention.part in parts and len(mention.key) > 2) - _STOP
 
     @cached_property
@@ -111,7 +113,7 @@ def _of_text(text: str, given: _Given) -> Iterator[str]:
         claims = whole
         words = []
     yield "short" if len(whole) <= _SHORT_WORDS_MAX else "long"
-    seen: Counter[str] = Counter(mention.key for mention in whole if mention.kind not in ("word",))
+    seen: Counter[str] = Counter(mention.key for mention in whole if mention.kind != "word")
     for claim in list({mention.key: mention for mention in claims}.values())[:_CLAIMS_MAX]:
         yield f"{claim.text} {_said(claim.text, given)}"
     new = [mention.text for mention in words if len(mention.key) > 3 and not given.has(mention.text)]
@@ -131,12 +133,35 @@ def _of_list(items: list[str], given: _Given) -> Iterator[str]:
         yield "same items"
     if missing:
         yield f"lacks {sum(missing.values())}"
+        yield from _choice(source, folded, given)
     if added:
         outside = sum(count for item, count in added.items() if not given.has(item))
         yield f"adds {sum(added.values())}, {outside} new"
     yield from _order(items, [item for item in wanted if item in folded])
-    if any(count > 1 for item, count in Counter(folded).items() if item not in wanted or count > wanted.count(item)):
+    if any(count > max(1, wanted.count(item)) for item, count in Counter(folded).items()):
         yield "items repeated"
+
+
+def _choice(source: list[Mention], kept: list[str], given: _Given) -> Iterator[str]:
+    """By what those that were kept could have been chosen: their place, whether they are named again, their size."""
+    keys = [mention.key for mention in source]
+    if kept == keys[-len(kept) :]:
+        yield "the end of the list"
+    elif kept == keys[: len(kept)]:
+        yield "the start of the list"
+    named = [key for key in kept if given.times[key] > 1]
+    if any(given.times[key] > 1 for key in keys):
+        yield "none named again" if not named else "all named again" if len(named) == len(kept) else "some named again"
+    values = [mention.value for mention in source if mention.value is not None]
+    limits = [number for number in given.numbers if number not in values]
+    if values and len(values) == len(source) and limits:
+        stated = sorted(value for value in (number_of(item) for item in kept) if value is not None)
+        if stated == sorted(value for value in values if value > limits[0]):
+            yield "all above the limit"
+        elif stated == sorted(value for value in values if value < limits[0]):
+            yield "all below the limit"
+        else:
+            yield "not by the limit"
 
 
 def _order(items: list[str], given: list[str]) -> Iterator[str]:
@@ -184,6 +209,8 @@ def _of_fields(stated: Stated, given: _Given) -> Iterator[str]:
         yield f"lacks {' '.join(lacking[:_UNUSED_MAX])}"
     counts = Counter(field.text.casefold() for field in fields if field.text)
     yield from (f"{text} repeated" for text, count in counts.items() if count > 1 and count > len(given.places(text)))
+    if any("own changed" in remark for _, remark in said):
+        return  # a state that goes on: what changed need not be repeated
     yield from _unused([mention.text for field in fields for mention in mentions(f"{field.key} {field.text}")], given)
 
 
@@ -195,31 +222,54 @@ def _said(text: str, given: _Given, key: str = "") -> str:
     """The remarks on one value: whether it was given, where, beside what, and how it may follow from what was given."""
     if not text.strip():
         return "empty"
-    stated = mentions(text)
     places = given.places(text)
-    value = number_of(text)
-    own = _own(key, given) if key else None
-    if own is not None and given.numbers[own] == value:
+    own = _own(key, text, given) if key else None
+    if own == _SAME:
         return "own same"
-    remarks = ["given" if places or given.has(text) else "new"]
-    if places:
-        remarks += _where(places, given, single=not key)
-        remarks += size_relations(value, given.numbers) if value is not None and not key else []
-    elif len(stated) > 1:
-        new = [mention.text for mention in stated if not given.has(mention.text)]
-        remarks = ["in part new" if len(new) < len(stated) else "new"]
+    remarks = _found(text, places, given, single=not key) if own is None else ["own changed", "given" if places else "new"]
+    value = number_of(text)
     if value is not None:
-        if own is not None:
-            remarks = ["own changed"]
-        if own is not None or not (places and key):
-            remarks += number_relations(value, given.numbers, own)[: 2 if places else 4]
-        remarks += _counts(value, given) if not places else []
-    elif len(stated) == 1:
-        if stated[0].kind in ("day", "month", "time", "date"):
-            remarks += calendar_relations(stated[0], given.mentions)
-        elif not places:
-            remarks += _altered(text, given)
+        remarks += _of_number(value, own, key, given, is_given=bool(places))
+    elif len(mentions(text)) == 1:
+        remarks += _of_word(text, given, single=not key, is_given=bool(places))
     return ", ".join(remarks)
+
+
+def _found(text: str, places: list[Mention], given: _Given, *, single: bool) -> list[str]:
+    """Whether the request has the value, and where."""
+    if not places:
+        stated = mentions(text)
+        new = [mention for mention in stated if not given.has(mention.text)]
+        if given.has(text):
+            return ["given"]
+        return ["in part new"] if len(stated) > 1 and len(new) < len(stated) else ["new"]
+    remarks = ["given", *_where(places, given, single=single)]
+    if text not in given.text:
+        remarks.append("in capitals" if text.isupper() and len(text) > 1 else "in other case")
+    return remarks
+
+
+def _of_number(value: Decimal, own: int | None, key: str, given: _Given, *, is_given: bool) -> Iterator[str]:
+    if is_given and not key:
+        yield from size_relations(value, given.numbers)
+    if own is not None or not (is_given and key):
+        relations = number_relations(value, given.numbers, own if own != _OTHER else None)
+        yield from relations[: 2 if is_given else len(relations)]
+    if not is_given:
+        yield from _counts(value, given)
+
+
+def _of_word(text: str, given: _Given, *, single: bool, is_given: bool) -> Iterator[str]:
+    stated = mentions(text)[0]
+    if stated.kind in ("day", "month", "time", "date"):
+        yield from calendar_relations(stated, given.mentions)
+    elif not is_given:
+        yield from _altered(text, given)
+    if single and len(given.numbers) == 1 and stated.kind in ("word", "name"):
+        yield "odd number" if given.numbers[0] % 2 else "even number"
+    if single and len(given.numbers) == 2 and stated.kind in ("word", "name"):
+        first, second = given.numbers
+        yield f"first {'larger' if first > second else 'smaller' if first < second else 'same'}"
 
 
 def _where(places: list[Mention], given: _Given, *, single: bool) -> Iterator[str]:
@@ -231,9 +281,15 @@ def _where(places: list[Mention], given: _Given, *, single: bool) -> Iterator[st
     asked = [place.before for place in places if place.before in given.asked and given.times[place.before] > 1]
     if asked:
         yield f"after the asked {asked[0]}"
+    elif here.before and len(places) == 1:
+        yield f"after {here.before}"
     if len(places) > 1:
         yield f"{len(places)} times"
-    beside = _beside(places, given)
+    near = _beside(places, given)
+    nearest = [word for word in near if _is_nearest(places, word, given)]
+    beside = [word for word in near if word not in nearest]
+    if nearest:
+        yield f"nearest to {' '.join(nearest)}"
     if beside:
         yield f"beside {' '.join(beside)}"
     yield from _in_sequence(places, given)
@@ -251,6 +307,20 @@ def _beside(places: list[Mention], given: _Given) -> list[str]:
         if mention.part in parts and mention.part < last and again[mention.key] > 1 and mention.key in given.asked
     ]
     return list(dict.fromkeys(key for key in near if key not in {place.key for place in places}))[:3]
+
+
+def _is_nearest(places: list[Mention], word: str, given: _Given) -> bool:
+    """Whether no value of the same kind stands closer to the first place of `word`; another line or sentence is far away."""
+    order = {mention.start: at for at, mention in enumerate(given.mentions)}
+    here = next(mention for mention in given.mentions if mention.key == word)
+    kind = places[0].kind
+
+    def far(mention: Mention) -> int:
+        return abs(order[mention.start] - order[here.start]) + _OTHER_PART * (mention.part != here.part)
+
+    own = min(far(place) for place in places)
+    rivals = [far(one) for one in given.mentions if one.kind == kind and one.key not in (word, places[0].key) and given.times[one.key] == 1]
+    return all(own < rival for rival in rivals)
 
 
 def _in_sequence(places: list[Mention], given: _Given) -> Iterator[str]:
@@ -273,13 +343,13 @@ def _in_sequence(places: list[Mention], given: _Given) -> Iterator[str]:
 
 
 def _ranked(places: list[Mention], given: _Given) -> Iterator[str]:
-    """For a name with one number in its cell or part: whether that number is the largest or smallest of its kind."""
-    if places[0].value is not None:
+    """For a name with one number or time in its cell: whether that is the largest or smallest of its kind."""
+    if _measure(places[0]) is not None:
         return
     by_cell: dict[tuple[int, int], list[Decimal]] = {}
     for mention in given.mentions:
-        if mention.value is not None:
-            by_cell.setdefault((mention.part, mention.cell), []).append(mention.value)
+        if (measured := _measure(mention)) is not None:
+            by_cell.setdefault((mention.part, mention.cell), []).append(measured)
     single = {cell: values[0] for cell, values in by_cell.items() if len(values) == 1}
     mine = next((single[place.part, place.cell] for place in places if (place.part, place.cell) in single), None)
     if mine is not None and len(single) > 1:
@@ -287,15 +357,29 @@ def _ranked(places: list[Mention], given: _Given) -> Iterator[str]:
         yield "its number largest" if mine == ranked[-1] else "its number smallest" if mine == ranked[0] else "its number between"
 
 
-def _own(key: str, given: _Given) -> int | None:
-    """The place among the given numbers of the one that stands right after this very key in the request."""
+def _measure(mention: Mention) -> Decimal | None:
+    return Decimal(minutes_of(mention.text)) if mention.kind == "time" else mention.value
+
+
+def _own(key: str, text: str, given: _Given) -> int | None:
+    """What the request says right after this very key: `_SAME` as `text`, else its place among the given numbers; None for nothing.
+
+    What is no number counts only behind a sign, as in ``lamp=on``: any word may follow a word.
+    """
     name = key.rpartition(".")[2].casefold()
+    stated = mentions(text)
     place = -1
     for mention in given.mentions:
+        place += mention.value is not None
+        sign = given.text[: mention.start].rstrip()[-1:]
+        if mention.before != name or not stated or sign in (",", ".", ";"):
+            continue
+        if mention.key == stated[0].key or (mention.value is not None and mention.value == number_of(text)):
+            return _SAME
         if mention.value is not None:
-            place += 1
-            if mention.before == name:
-                return place
+            return place
+        if sign in ("=", ":"):
+            return _OTHER
     return None
 
 
@@ -330,11 +414,11 @@ def _altered(text: str, given: _Given) -> Iterator[str]:
 def _unused(stated: Sequence[str], given: _Given) -> Iterator[str]:
     """What the request gives (names, numbers, times) and the output does not repeat."""
     repeated = {text.casefold() for text in stated}
-    repeated |= {str(number_of(text)) for text in stated}
+    values = {number_of(text) for text in stated} - {None}
     left = [
         mention
         for mention in given.mentions
-        if mention.kind != "word" and mention.key not in repeated and str(mention.value) not in repeated and not _is_opener(mention, given)
+        if mention.kind != "word" and mention.key not in repeated and mention.value not in values and not _is_opener(mention, given)
     ]
     if left:
         named = list(dict.fromkeys(mention.text for mention in left))

@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from agentraft_ray.verifier.classifier.words import DAYS, MONTHS, Mention
 
-__all__ = ["ORDINALS", "calendar_relations", "number_relations", "ordinal", "size_relations"]
+__all__ = ["ORDINALS", "calendar_relations", "minutes_of", "number_relations", "ordinal", "size_relations"]
 
 ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
 _OPERANDS_MAX = 10  # of a request; pairs grow with the square
@@ -84,9 +84,8 @@ def _of_all(value: Decimal, given: Sequence[Decimal]) -> Iterator[str]:
     steps = [right - left for left, right in itertools.pairwise(given)]
     if len(set(steps)) == 1 and value == given[-1] + steps[-1]:
         yield "next in sequence"
-    if given[0] and all(left and right / left == given[1] / given[0] for left, right in itertools.pairwise(given)):
-        if value == given[-1] * given[1] / given[0]:
-            yield "next in sequence"
+    if all(given) and all(right / left == given[1] / given[0] for left, right in itertools.pairwise(given)):
+        yield from ["next in sequence"] * (value == given[-1] * given[1] / given[0])
     first, second, third = given[:3]
     if len(given) == 3:
         made = {"plus": first * second + third, "minus": first * second - third}
@@ -148,10 +147,9 @@ def _steps(stated: Mention, start: Mention, numbers: list[Decimal]) -> Iterator[
                 yield f"{start.kind} minus {ordinal(place)}{what}"
     if stated.kind in ("day", "month"):
         ahead = distance % round_trip if round_trip else distance
-        if ahead == 1:
-            yield f"next {start.kind}"
-        elif ahead == round_trip - 1:
-            yield f"{start.kind} before"
+        yield {1: "next {}", round_trip - 1: "{} before", 2: "second next {}", round_trip - 2: "second {} before"}.get(
+            ahead, "another {}"
+        ).format(start.kind)
     else:
         yield f"later {start.kind}" if distance > 0 else f"earlier {start.kind}"
 
@@ -163,7 +161,7 @@ def _distance(start: Mention, stated: Mention) -> tuple[int | None, int, dict[st
     if start.kind == "month":
         return MONTHS.index(stated.key) - MONTHS.index(start.key), 12, {"months": 1}
     if start.kind == "time":
-        apart = _minutes(stated.text) - _minutes(start.text)
+        apart = minutes_of(stated.text) - minutes_of(start.text)
         return apart, _MINUTES_A_DAY, {"minutes": 1, "hours": 60}
     if start.kind == "date":
         first, second = _date(start.text), _date(stated.text)
@@ -180,7 +178,8 @@ def _names_in(start: Mention, stated: Mention) -> bool:
     )
 
 
-def _minutes(text: str) -> int:
+def minutes_of(text: str) -> int:
+    """Minutes since midnight of ``9:30``."""
     hours, minutes = text.split(":")
     return int(hours) * 60 + int(minutes)
 

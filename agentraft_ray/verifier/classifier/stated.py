@@ -13,6 +13,8 @@ __all__ = ["Field", "Form", "Stated", "stated_in"]
 Form = Literal["empty", "object", "list", "pairs", "text", "broken"]
 
 _PAIR = re.compile(r"(?P<key>[A-Za-z_][\w ]{0,30}?)\s*=\s*(?P<value>[^=;,\n]*?)\s*(?=[;,\n]|\s[A-Za-z_]\w*\s*=|$)")
+_CELLS = re.compile(r"[,>|](?!\d{3}\b)")
+_CELL_WORDS_MAX = 2
 _BROKEN_PAIR = re.compile(r"\"(?P<key>\w+)\"\s*:\s*(?:\"(?P<text>[^\"]*)\"?|(?P<bare>[-\w.]+))")
 
 
@@ -42,6 +44,9 @@ def stated_in(output: str) -> Stated:
     pairs = [(found.group("key").strip(), found.group("value").strip()) for found in _PAIR.finditer(text)]
     if pairs:
         return Stated("pairs", tuple(Field(key, value) for key, value in pairs), _twice([key for key, _ in pairs]))
+    cells = [cell.strip() for cell in _CELLS.split(text)]
+    if len(cells) > 1 and all(1 <= len(cell.split()) <= _CELL_WORDS_MAX for cell in cells):
+        return Stated("list", tuple(Field("", cell) for cell in cells))
     return Stated("text", (Field("", text),))
 
 

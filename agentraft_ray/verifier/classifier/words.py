@@ -33,8 +33,8 @@ _MEASURED = re.compile(r"(\d+(?:\.\d+)?)([A-Za-z]{1,3}|%)")  # 15kg: a number, n
 
 
 class Mention(NamedTuple):
-    """One mention. `part` counts lines and sentences; `cell` the pieces of lists, those that stand side by side follow one another; `opens` = it
-    begins a sentence, a line or what a label names."""
+    """One mention. `part` counts lines and sentences; `cell` the pieces of lists, of which neighbours follow one another; `opens` =
+    it begins a sentence, a line or what a label names."""
 
     kind: Kind
     text: str
@@ -79,7 +79,7 @@ def _kind_of(token: re.Match[str]) -> tuple[Kind, str]:
         return ("name", text) if text[0].isupper() else ("word", text)
     for kind in ("date", "time", "code", "number"):
         if group == kind:
-            return kind, text  # type: ignore[return-value]
+            return kind, text
     return "word", text
 
 
