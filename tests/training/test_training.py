@@ -74,10 +74,12 @@ def test_a_checkpoint_of_something_else_is_refused(cases, settings, tmp_path: Pa
         fit(cases[:32], settings, tmp_path / "next", quiet, start=tmp_path / "nowhere")
 
 
-def test_training_learns(cases, settings, tmp_path: Path) -> None:
-    losses: list[float] = []
-    fit(cases, replace(settings, epochs=12, learning_rate=5e-3), tmp_path, lambda step, of, loss: losses.append(loss))
-    assert losses[-1] < 0.8 * losses[0]
+def test_training_learns(settings, tmp_path: Path) -> None:
+    told = [("!!!!", "PASS"), ("~~~~", "FORMAT")]
+    simple = [Case("f", "d", str(item), "?" * (item % 9 + 1), output, label) for item in range(48) for output, label in told]
+    trained = fit(simple, replace(settings, epochs=6, learning_rate=1e-2), tmp_path, quiet)
+    said = [LABELS[int(row.argmax())] for row in logits(trained, simple)]
+    assert sum(label == case.label for label, case in zip(said, simple, strict=True)) >= 0.95 * len(simple)
 
 
 @pytest.mark.parametrize("rank", [0, 4])
