@@ -206,11 +206,11 @@ def test_reports_say_what_was_measured() -> None:
 def test_a_view_shows_its_part_and_nothing_else() -> None:
     one = case(asked="Larger of 3 and 8:", output="3")
     shown = {view: view_of(one, view) for view in VIEWS}
-    assert shown["whole"] == "request: Larger of 3 and 8: answer: 3 checks: answer given, first, smallest"
+    assert shown["whole"] == "request: Larger of 3 and 8: answer: 3 checks: answer given, after of, first, smallest"
     assert shown["request"] == "request: Larger of 3 and 8:"
     assert shown["output"] == "answer: 3"
     assert shown["unmarked"] == "request: Larger of 3 and 8: answer: 3"
-    assert shown["marks"] == "checks: answer given, first, smallest"
+    assert shown["marks"] == "checks: answer given, after of, first, smallest"
 
 
 def test_every_fold_tests_on_what_it_does_not_train_on() -> None:

@@ -41,7 +41,7 @@ def classifier_text(asked: str, output: str) -> str:
     """The text of one window: the request, the output and the marks. No part can pretend to be another one.
 
     >>> classifier_text("Numbers: 3 and 8. Larger:", "8")
-    'request: Numbers: 3 and 8. Larger: answer: 8 checks: answer given, second, largest'
+    'request: Numbers: 3 and 8. Larger: answer: 8 checks: answer given, after and, second, largest'
     """
     shown = (_middle_out(asked, REQUEST_CHARS_MAX), output, marks_of(asked, output)[:MARKS_CHARS_MAX])
     return " ".join(f"{part} {_defused(text)}".rstrip() for part, text in zip(_PARTS, shown, strict=True))

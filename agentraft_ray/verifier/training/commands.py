@@ -23,9 +23,9 @@ from agentraft_ray.verifier.training.dataset import made_cases, natural_cases, r
 from agentraft_ray.verifier.training.evaluation import figures
 from agentraft_ray.verifier.training.export import export
 from agentraft_ray.verifier.training.families import FAMILIES, FIRST_TEN, PLAIN, POOLS, TRAIN, Family
-from agentraft_ray.verifier.training.fit import Settings
+from agentraft_ray.verifier.training.fit import Settings, Workers
 from agentraft_ray.verifier.training.generators import agent_directory, open_generator
-from agentraft_ray.verifier.training.model import Architecture
+from agentraft_ray.verifier.training.model import Architecture, gpu_count
 from agentraft_ray.verifier.training.report import class_rows, family_rows, fold_rows, plot_reliability, summary, table
 from agentraft_ray.verifier.training.study import Materials, results_in, run_study, scored
 from agentraft_ray.verifier.training.trained import TRAINING, open_trained, opened_name, train
@@ -108,13 +108,27 @@ def _do_logs(asked: Namespace) -> None:
 
 def _do_train(asked: Namespace) -> None:
     cases = list(_training_cases(asked))
-    progress = _Progress()
-    try:
-        told = train(cases, _settings(asked), asked.out, lambda step, of, loss: progress("train", step, of, loss))
-    finally:
-        progress.end()
+    if (gpus := gpu_count()) > 1:
+        from agentraft_ray.cluster.gpus import run_on_gpus  # noqa: PLC0415 - Ray Train, where there is more than one GPU
+
+        settings, directory = _settings(asked), asked.out.resolve()
+        run_on_gpus(lambda workers: _train_quietly(cases, settings, directory, workers), gpus)
+    told = _trained_here(cases, asked)
     print(json.dumps(told["data"], indent=1))
     print(f"trained in {told['seconds']:.0f} s; measure it with: eval --model {asked.out} --set NAME=FILE")
+
+
+def _train_quietly(cases: Sequence[Case], settings: Settings, directory: Path, workers: Workers) -> None:
+    train(cases, settings, directory, lambda *_: None, workers=workers)  # Ray Train shows a progress of its own
+
+
+def _trained_here(cases: Sequence[Case], asked: Namespace) -> dict[str, Any]:
+    """Train in this process; what other processes have finished is only read."""
+    progress = _Progress()
+    try:
+        return train(cases, _settings(asked), asked.out, lambda step, of, loss: progress("train", step, of, loss))
+    finally:
+        progress.end()
 
 
 def _training_cases(asked: Namespace) -> Iterable[Case]:

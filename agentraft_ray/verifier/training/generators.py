@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +82,8 @@ class _Transformers:
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+        taken = inspect.signature(self._model.forward).parameters
+        self._cache = "cache" if "cache" in taken else "past_key_values"  # renamed in transformers 5.2x
 
     def sample(self, prompts: Sequence[str], samples: int, tokens_max: int, temperature: float) -> list[list[str]]:
         torch = self._torch
@@ -88,8 +91,8 @@ class _Transformers:
             shown = self._tokenizer(list(prompts), return_tensors="pt", padding=True)
             mask = shown["attention_mask"]
             first = self._model(**shown, position_ids=_positions(mask), use_cache=True)
-            past = first.past_key_values
-            past.batch_repeat_interleave(samples)
+            cache = getattr(first, self._cache)
+            cache.batch_repeat_interleave(samples)
             mask = mask.repeat_interleave(samples, 0)
             logits = first.logits[:, -1].repeat_interleave(samples, 0)
             made = torch.zeros(len(mask), 0, dtype=torch.long)
@@ -104,9 +107,9 @@ class _Transformers:
                     break
                 mask = torch.cat([mask, torch.ones_like(chosen)], 1)
                 step = self._model(
-                    input_ids=chosen, attention_mask=mask, position_ids=_positions(mask)[:, -1:], past_key_values=past, use_cache=True
+                    input_ids=chosen, attention_mask=mask, position_ids=_positions(mask)[:, -1:], use_cache=True, **{self._cache: cache}
                 )
-                past, logits = step.past_key_values, step.logits[:, -1]
+                cache, logits = getattr(step, self._cache), step.logits[:, -1]
         texts = [_first_line(text) for text in self._tokenizer.batch_decode(made, skip_special_tokens=True)]
         return [texts[at * samples : (at + 1) * samples] for at in range(len(prompts))]
 

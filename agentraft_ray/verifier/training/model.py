@@ -11,7 +11,7 @@ from agentraft_ray.errors import VerifierUnavailable
 from agentraft_ray.verifier.classifier import LABELS
 from agentraft_ray.verifier.training.bases import base_directory
 
-__all__ = ["Architecture", "Trainable", "device", "scores"]
+__all__ = ["Architecture", "Trainable", "device", "gpu_count", "scores"]
 
 _ENCODER_LINEAR = r".*encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|(attention\.)?output\.dense|intermediate\.dense)"
 _DECODER_LINEAR = r".*layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
@@ -91,6 +91,12 @@ def device() -> str:
     """Where it runs: the first GPU, else the CPU."""
     torch, _ = _libraries()
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def gpu_count() -> int:
+    """How many GPUs this machine has."""
+    torch, _ = _libraries()
+    return int(torch.cuda.device_count())
 
 
 def scores(trainable: Trainable, texts: Sequence[str], batch: int = 64) -> Any:
