@@ -20,10 +20,10 @@ from agentraft_ray.actors.breaker_desk import Desk
 from agentraft_ray.actors.breaker_messages import Answer, Asked, BreakerSettings, Listen, Report, Reported
 from agentraft_ray.actors.control import Controlled, Figures
 from agentraft_ray.actors.messages import decode, encode
-from agentraft_ray.breaker import BreakerPolicy
+from agentraft_ray.breaker import BreakerPolicy, ScopedBreakers, Standing
 from agentraft_ray.errors import AgentRaftError, InvalidConfig
 
-__all__ = ["BreakerActor", "Documents"]
+__all__ = ["BreakerActor", "Documents", "standings_in"]
 
 _log = logging.getLogger("agentraft_ray")
 _SNAPSHOT_VERSION = 1
@@ -258,6 +258,16 @@ class BreakerActor(Controlled):
             "restored": int(self._restored),
             "unwritten": self._changes - self._written if self._open_store is not None else 0,
         }
+
+
+def standings_in(document: bytes, now_s: float) -> dict[str, tuple[Standing, int, int]]:
+    """How the breakers stood when their memory was written; see `ScopedBreakers.standings`. Raises InvalidConfig for another version."""
+    found: dict[str, tuple[Standing, int, int]] = {}
+    for policy, desk in _opened_document(document)["desks"]:
+        breakers = ScopedBreakers(msgspec.msgpack.decode(policy, type=BreakerPolicy))
+        breakers.restore(desk["breakers"])
+        found.update(breakers.standings(now_s))
+    return found
 
 
 def _opened_document(data: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from agentraft_ray.api import coordinator_of
+from agentraft_ray.breaker import Standing
 from agentraft_ray.checkpoint.base import RunMeta, RunPlace
 from agentraft_ray.cluster.offers import Offer, keep, offer_of_run
 from agentraft_ray.errors import AgentRaftError, InvalidConfig, StoreError, StoreUnavailable
@@ -19,7 +20,7 @@ from agentraft_ray.pipeline import Task
 from agentraft_ray.protocol.plan import PlanSpec
 from agentraft_ray.runtime.coordinator import Coordinator
 
-__all__ = ["BreakerView", "Host", "LocalHost", "Nobody", "in_order", "not_served"]
+__all__ = ["BreakerView", "Host", "LocalHost", "Nobody", "breaker_views", "not_served"]
 
 _log = logging.getLogger("agentraft_ray")
 
@@ -155,12 +156,10 @@ class LocalHost:
 
     async def breakers(self) -> list[BreakerView]:
         """See `Host.breakers`."""
-        now, found = time.time(), []
+        found: dict[str, tuple[Standing, int, int]] = {}
         for coordinator in self._coordinators.values():
-            for scope, (standing, failures, outcomes) in coordinator.breakers().items():
-                retry_at = standing.retry_at_s if standing.retry_at_s > now else 0.0
-                found.append(BreakerView(scope=scope, state=standing.state.value, retry_at=retry_at, failures=failures, outcomes=outcomes))
-        return in_order(found)
+            found.update(coordinator.breakers())
+        return breaker_views(found, time.time())
 
     # --- what they are made of -------------------------------------------------------------------------------------------------
 
@@ -220,7 +219,17 @@ def not_served(name: str, known: Iterable[str]) -> InvalidConfig:
     return InvalidConfig(f"pipeline {name!r:.200} is not served here; there are: {there}. [serve] pipelines in agentraft.toml lists them")
 
 
-def in_order(views: list[BreakerView]) -> list[BreakerView]:
-    """Breakers with the open ones first."""
+def breaker_views(standings: Mapping[str, tuple[Standing, int, int]], now: float) -> list[BreakerView]:
+    """Breakers as clients see them, the open ones first."""
     urgency = {"open": 0, "half_open": 1, "closed": 2}
+    views = [
+        BreakerView(
+            scope=scope,
+            state=standing.state.value,
+            retry_at=standing.retry_at_s if standing.retry_at_s > now else 0.0,
+            failures=failures,
+            outcomes=outcomes,
+        )
+        for scope, (standing, failures, outcomes) in standings.items()
+    ]
     return sorted(views, key=lambda view: (urgency[view.state], -view.failures, view.scope))
