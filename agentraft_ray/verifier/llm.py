@@ -231,7 +231,7 @@ class LLMVerifier(Verifier):
         return text.replace(self._api_key, "[key]") if self._api_key else text
 
     def _cost(self, tokens: int, started: float) -> Cost:
-        return Cost(tokens, None, time.perf_counter() - started)
+        return Cost(tokens, None if tokens else 0.0, time.perf_counter() - started)
 
 
 def _cut(hint: str | None) -> str | None:
