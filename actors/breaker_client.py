@@ -52,6 +52,7 @@ class ClusterBreakers:
         self._question_wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._is_reachable = True
+        self.has_heard = asyncio.Event()  # from the actor, in this life
         self.shard = ShardBreakers(policy, client, self._wake, pace)
         self.acquire: Callable[[AcquirePermit, str, float], PermitGranted | PermitDenied | None] = self.shard.acquire
 
@@ -110,6 +111,7 @@ class ClusterBreakers:
             await asyncio.sleep(_BACK_OFF_S[min(tries, len(_BACK_OFF_S) - 1)])
             tries += 1
         self.shard.reported(reply, self._clock())
+        self.has_heard.set()
 
     async def _listen(self) -> None:
         tries = 0

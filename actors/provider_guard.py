@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from agentraft_ray.verifier.providers.lanes import Outcome
 __all__ = ["ClusterGuard"]
 
 _LEAST_S = 0.01
+_FIRST_WORD_S = 2.0
 _Event = PermitGranted | PermitDenied
 
 
@@ -45,6 +47,8 @@ class ClusterGuard:
     async def enter(self, lane: str, limits: ProviderLimits) -> object | float:
         """See `Guard`."""
         breakers = self._of(limits)
+        if not breakers.has_heard.is_set():
+            await self._first_word(breakers)
         self._number += 1
         number = self._number
         command = AcquirePermit(Call(self._token, number), lane, f"{self._token.owner}/{number}")
@@ -93,6 +97,13 @@ class ClusterGuard:
             found = self._breakers[policy] = made
             found.start()
         return found
+
+    async def _first_word(self, breakers: ClusterBreakers) -> None:
+        """Send nothing before it is known what the others have found out; but go on without, where nobody can be asked."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_WORD_S):
+                await breakers.has_heard.wait()
+        breakers.has_heard.set()
 
     def _answered(self, breakers: ClusterBreakers, event: _Event) -> None:
         waiting = self._asked.get(event.call.number)

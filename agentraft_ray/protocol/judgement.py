@@ -205,7 +205,10 @@ def _keep_output(m: RunMachine, attempt: Attempt) -> None:
     """Put an output that waits for its verdict into the log, with all that it has cost so far."""
     if attempt.payload is None or attempt.step in m.state.accusations:
         return
-    if attempt.step not in m.state.proposed or attempt.cost != attempt.booked:
+    cost, booked = attempt.cost, attempt.booked
+    # Time alone is booked with the verdict, or a run that asks again and again would fill its log; but a budget may count it.
+    is_more = (cost.tokens, cost.usd) != (booked.tokens, booked.usd) or (m.policies.budget is not None and cost != booked)
+    if attempt.step not in m.state.proposed or is_more:
         m.persist(_proposal(m, attempt, None))
 
 
