@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from agentraft_ray.actors.control import Controlled, Figures
 from agentraft_ray.actors.exchange import Exchange, Outbox
@@ -19,8 +19,12 @@ from agentraft_ray.protocol.records import TaskRecord
 from agentraft_ray.runtime.blueprint import Blueprint
 from agentraft_ray.runtime.boundary import described
 from agentraft_ray.runtime.logged_outputs import LoggedOutputs, LoggedRuns
+from agentraft_ray.telemetry import semantics
+from agentraft_ray.telemetry.tracing import tracing
 
 __all__ = ["ExchangeHost", "LoadDefinition", "OpenStore"]
+
+T = TypeVar("T")
 
 LoadDefinition = Callable[[bytes], Blueprint]
 OpenStore = Callable[[bytes], RunStore]
@@ -147,6 +151,16 @@ class ExchangeHost(Controlled):
     def begin(self, request: Request) -> Awaitable[Any]:
         """Start with a request; awaiting what comes back does it."""
         raise NotImplementedError
+
+    def _in_span(self, name: str, request: Request, work: Awaitable[T], flaw: Callable[[T], str]) -> Awaitable[T]:
+        """`work` in a span of its own, where the request comes with a trace and this process makes spans."""
+        ask = request.ask
+        spans = tracing() if ask.trace else None
+        if spans is None:
+            return work
+        plan = request.definition.plan
+        attributes = {semantics.RUN_ID: ask.run_id, semantics.STEP_NAME: plan.name(ask.step), semantics.ATTEMPT_NUMBER: ask.attempt}
+        return spans.within(name.format(step=plan.step(ask.step).name), ask.trace, attributes, work, flaw)
 
     def waits(self, request: Request) -> None:
         """A request has begun and does not end at once."""

@@ -38,7 +38,8 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 class Work(_Message, frozen=True):
     """Run a step function. `definition` = fingerprint of its pipeline; `parents` = (step, encoded output) of its direct parents, and
-    None for an output that is too long to travel: it is read from the store. `task` is None for the same reason."""
+    None for an output that is too long to travel: it is read from the store. `task` is None for the same reason. `trace` = the context
+    that the spans of whoever runs it belong to, "" where nobody traces."""
 
     ticket: int
     definition: bytes
@@ -51,12 +52,13 @@ class Work(_Message, frozen=True):
     timeout_s: float | None
     task: TaskRecord | None
     parents: tuple[tuple[int, bytes | None], ...]
+    trace: str = ""
 
 
 class Judge(_Message, frozen=True):
     """Give a verdict about an output: `output`, whose bytes are in the store where it has none. `position` = that of its commit for
     a suspect that is judged again, else -1. `previous` names the verifier that a second opinion must differ from, "" for none.
-    `allowance` = what the verdict may cost, None where the run has no budget."""
+    `allowance` = what the verdict may cost, None where the run has no budget. `trace` as in `Work`."""
 
     ticket: int
     definition: bytes
@@ -70,6 +72,7 @@ class Judge(_Message, frozen=True):
     task: TaskRecord | None
     parents: tuple[tuple[int, bytes | None], ...]
     allowance: Allowance | None = None
+    trace: str = ""
 
 
 class Returned(_Message, frozen=True, tag=1):

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agentraft_ray.actors.names import NAMESPACE
 from agentraft_ray.runtime.naming import import_object
@@ -44,9 +45,10 @@ def create(
     num_cpus: float = 0.0,
     num_gpus: float = 0.0,
     resources: Mapping[str, float] | None = None,
+    node_id: str | None = None,
     detached: bool = False,
 ) -> Any:
-    """Start an actor; its handle, which must be kept: without `detached` the actor ends with it.
+    """Start an actor; its handle, which must be kept: without `detached` the actor ends with it. `node_id`: on that node or nowhere.
 
     It comes back by itself when its process dies, with the same arguments and no memory.
 
@@ -63,6 +65,9 @@ def create(
     }
     if resources:
         options["resources"] = dict(resources)
+    if node_id is not None:
+        # Not soft=True: Ray 2.60 was seen to put half of such actors without CPUs elsewhere although the node was there.
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=False)
     if detached:
         options["lifetime"] = "detached"
     return _remote(role).options(**options).remote(*args)

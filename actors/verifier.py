@@ -22,7 +22,8 @@ from agentraft_ray.runtime.judging import RunningVerdict, opinion, task_copy
 from agentraft_ray.runtime.logged_outputs import LoggedOutputs
 from agentraft_ray.runtime.outputs import History
 from agentraft_ray.runtime.provider_guard import ProcessGuard
-from agentraft_ray.taxonomy import FREE, VerificationResult
+from agentraft_ray.taxonomy import FREE, VerdictKind, VerificationResult
+from agentraft_ray.telemetry import semantics
 from agentraft_ray.verifier.base import VerifyInput
 from agentraft_ray.verifier.providers.connections import Connections, Visit, visiting
 from agentraft_ray.verifier.providers.lanes import Guard
@@ -80,7 +81,7 @@ class VerifierActor(ExchangeHost):
 
     def begin(self, request: Request) -> Awaitable[VerificationResult | None]:
         """Start with a verdict; what comes back gives it."""
-        return self._judge(request)
+        return self._in_span(semantics.JUDGE, request, self._judge(request), _flaw)
 
     async def _judge(self, request: Request) -> VerificationResult | None:
         ask: Judge = request.ask
@@ -138,6 +139,10 @@ class VerifierActor(ExchangeHost):
     def _seconds(self, request: Request) -> float:
         running: RunningVerdict | None = request.running
         return running.seconds if running is not None else 0.0
+
+
+def _flaw(done: VerificationResult | None) -> str:
+    return "verifier_fault" if done is not None and done.kind is VerdictKind.FAULT else ""
 
 
 def _ray_peer(name: str) -> Peer:

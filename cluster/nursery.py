@@ -27,6 +27,7 @@ class Place:
     num_cpus: float = 0.0
     num_gpus: float = 0.0
     resources: Mapping[str, float] = field(default_factory=dict)
+    node_id: str | None = None
 
 
 class RayNursery:
@@ -64,7 +65,8 @@ class RayNursery:
         if not await self.is_gone(spec.name):
             return
         place = self.places[spec.name]
-        create = partial(options.create, num_cpus=place.num_cpus, num_gpus=place.num_gpus, resources=place.resources)
+        demands: dict[str, Any] = {"num_cpus": place.num_cpus, "num_gpus": place.num_gpus, "resources": place.resources}
+        create = partial(options.create, **demands, node_id=place.node_id)
         self._handles[spec.name] = await asyncio.to_thread(create, place.role, spec.name, place.args())
 
     def forget(self, name: str) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "join",
     "join_named",
     "missing_resources",
+    "node_id",
     "peer",
     "start_or_join",
     "stop",
@@ -81,6 +82,12 @@ def join(address: str | None) -> bool:
 def stop() -> None:
     """Leave Ray; one that was started here ends."""
     ray.shutdown()
+
+
+def node_id() -> str:
+    """The Ray node that this program is on."""
+    found: str = ray.get_runtime_context().get_node_id()
+    return found
 
 
 def peer(name: str) -> Peer:

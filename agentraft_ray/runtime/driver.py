@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Command
+from agentraft_ray.checkpoint.base import Answer, AnswerKind, Command
 from agentraft_ray.errors import AgentRaftError, LogCorrupted, LogRewound, OwnershipLost
 from agentraft_ray.pipeline import StepContext
 from agentraft_ray.protocol.machine import RunMachine
@@ -35,9 +35,11 @@ from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.environment import Environment
 from agentraft_ray.runtime.judging import RunningVerdict, judge, task_copy, waits_long
+from agentraft_ray.runtime.logs import append_entry
 from agentraft_ray.runtime.outputs import AncestorOutputs, RunOutputs
 from agentraft_ray.runtime.results import Commits
 from agentraft_ray.runtime.steps import RunningStep
+from agentraft_ray.telemetry.tracing import RunTrace
 
 __all__ = ["RunDriver"]
 
@@ -45,7 +47,7 @@ Job = Callable[[], Awaitable["list[Job]"]]
 
 
 class RunDriver:
-    """One life of one run in this process, from a claimed state until the run finishes, parks, or is lost."""
+    """One life of one run in this process, from a claimed state until the run finishes, parks, or is lost. `trace` gets its spans."""
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class RunDriver:
         state: RunState,
         commits: Commits,
         tell: Callable[[Announce], None] | None,
+        trace: RunTrace | None = None,
     ) -> None:
         self.environment = environment
         self.state = state
@@ -60,6 +63,7 @@ class RunDriver:
         seal = environment.seal
         self.outputs = RunOutputs(state, environment.output_types, environment.store, seal, environment.limits.cached_outputs_bytes_max)
         self._tell = tell
+        self._trace = trace
         self._machine = RunMachine(state, seal=seal.seal, listening=tell is not None)
         self._appending = False
         self._commands_seen: set[str] = set()
@@ -109,14 +113,6 @@ class RunDriver:
             self._machine.late = self._machine.late + running.bill()
         self._machine.drain(time.time())
         self._spawn(self._advance)
-
-    async def end(self, commands: Sequence[Command]) -> None:
-        """Let the run take `commands` without starting anything: enough for a cancellation, whatever the run's steps were."""
-        for command in commands:
-            self._machine.feed(command_event(command), time.time())
-        ready = self._machine.take_ready()
-        if ready is not None:
-            await self._append(ready)
 
     async def park(self, record: RunParked) -> None:
         """Put the run aside without starting anything."""
@@ -193,24 +189,8 @@ class RunDriver:
         return jobs
 
     async def _append(self, ready: Ready) -> list[Job]:
-        environment, run_id = self.environment, self.state.run_id
-        seal = environment.seal
-        blobs = ready.blobs and tuple((name := seal.blob_name(digest), seal.seal_blob(run_id, name, data)) for digest, data in ready.blobs)
-        entry = AppendEntry(
-            run_id,
-            ready.token,
-            ready.new_head,
-            ready.index,
-            ready.head,
-            ready.records,
-            ready.new_head,
-            blobs=blobs,
-            needs_blobs=tuple(seal.blob_name(digest) for digest in ready.needs),
-            taken=ready.taken,
-            status=ready.status,  # type: ignore[arg-type]
-            outcome=ready.outcome,
-        )
-        answer = await environment.store.append(entry)
+        environment = self.environment
+        answer = await environment.store.append(append_entry(self.state.run_id, ready, environment.seal))
         if answer.kind is not AnswerKind.APPENDED:
             raise self._refused(answer, ready.index)
         self.acknowledged = (answer.token, answer.index, answer.head)
@@ -222,6 +202,8 @@ class RunDriver:
                     self.outputs.keep(record.certificate.step, position, data)
             self.commits.note(record)
             position += 1
+        if self._trace is not None:
+            self._trace.stands(ready.decided)
         if environment.mirror is not None:
             await environment.mirror.follow(self.state, self.outputs, ready.decided)
         self._appending = False
@@ -296,6 +278,9 @@ class RunDriver:
         fn, wanted = environment.pipeline.step_at(step).fn, self.outputs.type_of(step)
         running = RunningStep(command.call, fn, context, command.timeout_s)
         work = running.run(environment.threads, environment.limits.payload_bytes_max, wanted, self._overdue)
+        if self._trace is not None:
+            self._trace.dispatched(command)
+            work = self._trace.within(command, work)
         return self._after(await self._tracked(command.call.number, work, running))
 
     def _overdue(self, running: RunningStep) -> None:
@@ -307,8 +292,14 @@ class RunDriver:
         if not self._machine.waits_for(command.call):
             return []
         running = RunningVerdict(command.call, command.allowance)
-        work = judge(self.environment, self.outputs, command, running.spending)
-        return self._after(running.returned(await self._tracked(command.call.number, work, running)))
+        work, trace = judge(self.environment, self.outputs, command, running.spending), self._trace
+        if trace is not None:
+            trace.asked(command)
+            work = trace.within(command, work)
+        event = running.returned(await self._tracked(command.call.number, work, running))
+        if trace is not None:
+            trace.judged(event)
+        return self._after(event)
 
     async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | RunningVerdict) -> Any:
         """Await `work` where CancelAttempt can find it."""
