@@ -46,9 +46,14 @@ class BreakerActor(Controlled):
     """
 
     def __init__(
-        self, settings: bytes, open_store: Callable[[], Documents] | None = None, *, clock: Callable[[], float] = time.time
+        self,
+        settings: bytes,
+        open_store: Callable[[], Documents] | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        observing: bytes | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(observing)
         self._settings: BreakerSettings = decode(settings, BreakerSettings)
         self._open_store = open_store
         self._clock = clock

@@ -81,8 +81,9 @@ class CoordinatorActor(Controlled):
         peer: Callable[[str], Peer] | None = None,
         leave: Callable[[int], Any] = os._exit,
         pace: ShardPace | None = None,
+        observing: bytes | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(observing)
         self.pace = pace or ShardPace()
         spec: ShardSettings = decode(settings, ShardSettings)
         self.settings = spec

@@ -20,6 +20,7 @@ from agentraft_ray.runtime.blueprint import Blueprint
 from agentraft_ray.runtime.boundary import described
 from agentraft_ray.runtime.logged_outputs import LoggedOutputs, LoggedRuns
 from agentraft_ray.telemetry import semantics
+from agentraft_ray.telemetry.counting import PipelineCounter, counter_of
 from agentraft_ray.telemetry.tracing import tracing
 
 __all__ = ["ExchangeHost", "LoadDefinition", "OpenStore"]
@@ -49,11 +50,13 @@ class ExchangeHost(Controlled):
         load: LoadDefinition | None,
         open_store: OpenStore | None,
         client_ttl_s: float = 60.0,
+        observing: bytes | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(observing)
         self._exchange: Exchange[Request] = Exchange(self._forget, hold_s=hold_s, client_ttl_s=client_ttl_s)
         self._lanes = Lanes(self, slots)
         self._definitions: dict[bytes, Blueprint] = {}
+        self._counters: dict[bytes, PipelineCounter] = {}  # of the same definitions, where this process collects metrics
         self._store = store
         self._encryption_key = encryption_key
         self._load = load or _load_definition
@@ -74,8 +77,13 @@ class ExchangeHost(Controlled):
         fingerprint = blueprint.plan.fingerprint
         self._definitions.pop(fingerprint, None)
         self._definitions[fingerprint] = blueprint
+        counter = counter_of(blueprint.plan)
+        if counter is not None:
+            self._counters[fingerprint] = counter
         if len(self._definitions) > DEFINITIONS_MAX:
-            del self._definitions[next(iter(self._definitions))]
+            oldest = next(iter(self._definitions))
+            del self._definitions[oldest]
+            self._counters.pop(oldest, None)
         return encode(Loaded(fingerprint))
 
     async def cancel(self, client: str, tickets: list[int]) -> None:
@@ -90,22 +98,20 @@ class ExchangeHost(Controlled):
 
     # --- the exchange --------------------------------------------------------------------------------------------------------
 
-    async def _exchanged(self, client: str, asks: Iterable[Any], sent_at: float, good_for_s: float) -> bytes:
+    async def _exchanged(self, client: str, asks: Iterable[Any], sent_at: float, good_for_s: float, session: str) -> bytes:
         """Take requests in, and return the replies that are ready, once there are any. Those of an old message are handed back."""
         self.at_work()
         outbox = self._exchange.of(client)
-        is_old = outbox.is_old(sent_at, good_for_s)
+        is_old = outbox.is_old(session, sent_at, good_for_s)
         for ask in asks:
             if is_old:
                 outbox.put(Returning(ask.ticket))
             else:
                 self._admit(outbox, ask)
         self._lanes.go()
-        replies = await self._exchange.take(outbox)
-        if outbox.is_new:
-            outbox.is_new = False
-            return encode([Welcome(), *replies])
-        return encode(replies)
+        if session != outbox.session:  # at once: until the client knows it, what it sends cannot be told from what it sent long ago
+            return encode([Welcome(outbox.session), *outbox.ready()])
+        return encode(await self._exchange.take(outbox))
 
     def _admit(self, outbox: Outbox[Request], ask: Any) -> None:
         ticket = ask.ticket

@@ -147,7 +147,7 @@ class Shard:
             if not live.is_gone:  # what was called off is answered too: its machine books what it has cost
                 event = _event_of(command, reply)
                 if type(event) is VerdictReturned:
-                    self._verdict(live, event, now)
+                    self._verdict(live, command.step, event, now)
                 else:
                     live.machine.feed(event, now)
                 self._go(live, now)
@@ -175,7 +175,7 @@ class Shard:
                 self._ask_judge(live, command, losses + 1)
             else:
                 fault = VerificationResult.fault(f"{losses + 1} verifiers were lost while they judged it", verifier="cluster")
-                self._verdict(live, VerdictReturned(command.call, fault), now)
+                self._verdict(live, command.step, VerdictReturned(command.call, fault), now)
                 self._go(live, now)
 
     def permitted(self, event: PermitGranted | PermitDenied) -> None:
@@ -334,13 +334,15 @@ class Shard:
         if verdict is not None:
             if live.trace is not None:
                 live.trace.asked(command)
-            self._verdict(live, VerdictReturned(command.call, verdict), now)
+            self._verdict(live, command.step, VerdictReturned(command.call, verdict), now)
         else:
             self._ask_judge(live, command, 0)
 
-    def _verdict(self, live: LiveRun, event: VerdictReturned, now: float) -> None:
+    def _verdict(self, live: LiveRun, step: int, event: VerdictReturned, now: float) -> None:
         if live.trace is not None:
             live.trace.judged(event)
+        if live.program.counter is not None:
+            live.program.counter.judged(step, event.result)
         live.machine.feed(event, now)
 
     def _judge_here(self, live: LiveRun, command: Verify) -> VerificationResult | None:

@@ -58,6 +58,7 @@ class VerifierActor(ExchangeHost):
         open_store: OpenStore | None = None,
         peer: Callable[[str], Peer] | None = None,
         pace: Pace | None = None,
+        observing: bytes | None = None,
     ) -> None:
         chosen: VerifierSettings = decode(settings, VerifierSettings)
         super().__init__(
@@ -67,15 +68,16 @@ class VerifierActor(ExchangeHost):
             encryption_key=chosen.encryption_key,
             load=load,
             open_store=open_store,
+            observing=observing,
         )
         self._breaker = chosen.breaker
         self._peer = peer or _ray_peer
         self._pace = pace
         self._connections: Connections | None = None
 
-    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0) -> bytes:
+    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0, session: str = "") -> bytes:
         """Take in a batch of `Judge`; the verdicts that are ready, once there are any, at the latest after `hold_s`."""
-        return await self._exchanged(client, decode(batch, list[Judge]), sent_at, good_for_s)
+        return await self._exchanged(client, decode(batch, list[Judge]), sent_at, good_for_s, session)
 
     # --- one verdict ---------------------------------------------------------------------------------------------------------
 
@@ -116,7 +118,11 @@ class VerifierActor(ExchangeHost):
 
     def reply(self, request: Request, done: VerificationResult | None) -> Reply:
         """A verdict with the wall time that it took."""
-        return Judged(request.ask.ticket, done, self._seconds(request))
+        seconds = self._seconds(request)
+        counter = self._counters.get(request.ask.definition)
+        if counter is not None:
+            counter.took(request.ask.step, seconds)
+        return Judged(request.ask.ticket, done, seconds)
 
     def failed(self, request: Request, error: BaseException) -> Reply:
         """A verdict that there is not, because what is to be judged cannot be read, or because the verifier ended its own task."""

@@ -54,6 +54,7 @@ class WorkerActor(ExchangeHost):
         load: LoadDefinition | None = None,
         open_store: OpenStore | None = None,
         leave: Callable[[int], Any] = os._exit,
+        observing: bytes | None = None,
     ) -> None:
         chosen: WorkerSettings = decode(settings, WorkerSettings)
         super().__init__(
@@ -63,6 +64,7 @@ class WorkerActor(ExchangeHost):
             encryption_key=chosen.encryption_key,
             load=load,
             open_store=open_store,
+            observing=observing,
         )
         self._threads = StepThreads(chosen.step_threads_max)
         self._payload_bytes_max = chosen.payload_bytes_max
@@ -70,9 +72,9 @@ class WorkerActor(ExchangeHost):
         self._leave = leave
         self._is_doomed = False  # a step has overrun its time, and may not have stopped
 
-    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0) -> bytes:
+    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0, session: str = "") -> bytes:
         """Take in a batch of `Work`; the replies that are ready, once there are any, at the latest after `hold_s`."""
-        return await self._exchanged(client, decode(batch, list[Work]), sent_at, good_for_s)
+        return await self._exchanged(client, decode(batch, list[Work]), sent_at, good_for_s, session)
 
     # --- one step ------------------------------------------------------------------------------------------------------------
 
@@ -142,6 +144,9 @@ class WorkerActor(ExchangeHost):
 
     def reply(self, request: Request, done: StepReturned | StepRaised) -> Reply:
         """What a step did, as the coordinator is told."""
+        counter = self._counters.get(request.ask.definition)
+        if counter is not None:
+            counter.ran(request.ask.step, done.cost.seconds)
         return _reply(request.ask.ticket, done)
 
     def failed(self, request: Request, error: BaseException) -> Reply:

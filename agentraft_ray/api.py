@@ -20,7 +20,7 @@ from agentraft_ray.config import AgentRaftConfig, Budget, FreshCalibration, Limi
 from agentraft_ray.errors import InvalidConfig
 from agentraft_ray.events import Event
 from agentraft_ray.pipeline import Pipeline
-from agentraft_ray.runtime.blueprint import ROLLBACK_DEPTH, RunSettings, blueprint_of
+from agentraft_ray.runtime.blueprint import ROLLBACK_DEPTH, Blueprint, RunSettings, blueprint_of
 from agentraft_ray.runtime.coordinator import Coordinator
 from agentraft_ray.runtime.environment import Breakers, Environment, Mirror
 from agentraft_ray.runtime.hooks import EventHook
@@ -29,12 +29,13 @@ from agentraft_ray.runtime.naming import import_object
 from agentraft_ray.runtime.owner import Owner
 from agentraft_ray.runtime.provider_guard import ProcessGuard
 from agentraft_ray.runtime.steps import StepThreads
+from agentraft_ray.telemetry.counting import counter_of
 from agentraft_ray.verifier.base import Verifier
 from agentraft_ray.verifier.providers.connections import guard_process
 from agentraft_ray.verifier.rules import RulesVerifier
 from agentraft_ray.verifier.tiered import TieredVerifier
 
-__all__ = ["ClusterPort", "default_verifier", "wrap"]
+__all__ = ["ClusterPort", "coordinator_of", "default_verifier", "wrap"]
 
 LoggedCheckpointStore.log_view = staticmethod(checkpoints_of_log)
 
@@ -143,18 +144,31 @@ def wrap(
     blueprint = blueprint_of(found, _chosen(given.verifier if judge is None else judge), settings, plain)
     seal: Seal = PlainSeal() if encryption_key is None else EncryptingSeal(encryption_key)
     run_store, mirror = _open_store(store if store is not None else given.store, durability, settings.limits)
-    if isinstance(run_store, LoggedCheckpointStore):
-        run_store.own_log_view = partial(checkpoints_of_log, seal=seal)
-    breakers = Breakers(blueprint.policy, plain)
+    owns_store = not isinstance(store if store is not None else given.store, RunStore)
+    return coordinator_of(blueprint, run_store, seal, hook, mirror=mirror, owns_store=owns_store)
+
+
+def coordinator_of(
+    blueprint: Blueprint,
+    store: RunStore,
+    seal: Seal,
+    on_event: EventHook | None = None,
+    *,
+    mirror: Mirror | None = None,
+    owns_store: bool = False,
+) -> Coordinator:
+    """A coordinator in this process for a pipeline that was put together already; `owns_store`: it closes the store with itself."""
+    if isinstance(store, LoggedCheckpointStore):
+        store.own_log_view = partial(checkpoints_of_log, seal=seal)
+    breakers = Breakers(blueprint.policy, blueprint.plain)
 
     def environment() -> Environment:
         guard_process(ProcessGuard())
-        logs, threads = RunLogs(run_store, seal), StepThreads(blueprint.limits.step_threads_max)
-        owner = Owner(run_store, blueprint.limits.lease_ttl_s)
-        return Environment(blueprint, run_store, seal, logs, breakers, threads, owner, mirror)
+        logs, threads = RunLogs(store, seal), StepThreads(blueprint.limits.step_threads_max)
+        owner = Owner(store, blueprint.limits.lease_ttl_s)
+        return Environment(blueprint, store, seal, logs, breakers, threads, owner, mirror, counter_of(blueprint.plan))
 
-    owns_store = not isinstance(store if store is not None else given.store, RunStore)
-    return Coordinator(environment, hook, owns_store=owns_store)
+    return Coordinator(environment, on_event, owns_store=owns_store)
 
 
 def _chosen(verifier: Verifier | None) -> Verifier:

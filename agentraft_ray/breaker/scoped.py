@@ -155,6 +155,13 @@ class ScopedBreakers:
             retry_at_s = found.probe.expires_at_s
         return Standing(found.generation, BreakerState.HALF_OPEN, max(retry_at_s, now_s))
 
+    def standings(self, now_s: float) -> dict[str, tuple[Standing, int, int]]:
+        """Every scope that is remembered: how it stands, and how many of its last outcomes failed, of how many."""
+        windows = {scope: found.window for scope, found in self._scopes.items()}
+        return {
+            scope: (self.standing(scope, now_s), window.failures_by_run.total(), len(window.outcomes)) for scope, window in windows.items()
+        }
+
     def adopt(self, scope: str, standing: Standing, now_s: float) -> None:
         """Take another host's word for how a scope stands. A scope that was closed in that generation already keeps its window."""
         self._generations = max(self._generations, standing.generation)

@@ -91,6 +91,8 @@ class RunDriver:
         stopped, and the log says that the run waits for an owner.
         """
         self._machine.start(time.time())
+        if self.environment.counter is not None:
+            self.environment.counter.began()
         for command in commands:
             self._commands_seen.add(command.id)
             self._machine.feed(command_event(command), time.time())
@@ -201,6 +203,8 @@ class RunDriver:
                 if data is not None:
                     self.outputs.keep(record.certificate.step, position, data)
             self.commits.note(record)
+            if environment.counter is not None:
+                environment.counter.note(self.state, record)
             position += 1
         if self._trace is not None:
             self._trace.stands(ready.decided)
@@ -281,7 +285,10 @@ class RunDriver:
         if self._trace is not None:
             self._trace.dispatched(command)
             work = self._trace.within(command, work)
-        return self._after(await self._tracked(command.call.number, work, running))
+        done = await self._tracked(command.call.number, work, running)
+        if environment.counter is not None:
+            environment.counter.ran(step, done.cost.seconds)
+        return self._after(done)
 
     def _overdue(self, running: RunningStep) -> None:
         """The time of a step is over: the machine is told, and the step is stopped if it can be."""
@@ -299,6 +306,9 @@ class RunDriver:
         event = running.returned(await self._tracked(command.call.number, work, running))
         if trace is not None:
             trace.judged(event)
+        if self.environment.counter is not None:
+            self.environment.counter.judged(command.step, event.result)
+            self.environment.counter.took(command.step, event.seconds)
         return self._after(event)
 
     async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | RunningVerdict) -> Any:

@@ -171,6 +171,7 @@ class Outside:
             previous,
             VERDICT_TOKENS,
         )
+        self._asked[run, command.call] = _question(run, command)
         world.checkers.asking_a_verifier(self._rests.get(_question(run, command), (0.0, None))[0], host.now, run, command)
         world.note("verify", run, command.call, command.step, command.attempt, command.position, previous)
         if not world.chance("verdict_lost"):
@@ -186,7 +187,6 @@ class Outside:
                 result.confidence,
             )
             self.world.tally.judgements[judgement.id] = judgement
-        self._asked[run, command.call] = _question(run, command)
         self._post(host, run, VerdictReturned(command.call, result))
 
     def _verdict(self, judgement: Judgement, data: bytes, run: str) -> VerificationResult | None:
