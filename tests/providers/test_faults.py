@@ -107,6 +107,10 @@ STOPS: dict[str, dict[str, FaultKind]] = {
 }
 
 
+def http_date(seconds: float) -> str:
+    return formatdate(seconds, usegmt=True)
+
+
 async def failure_of(server: ModelServer, provider: str, reply: Reply, **options: object) -> VerifierFault:
     verdict = await answered(server, provider, reply, **options)
     assert not verdict.passed
@@ -215,7 +219,7 @@ async def test_the_time_that_a_provider_names_is_on_the_fault_and_holds_for_ever
         ("openai", Reply(status=503, headers={"retry-after": "7"}), 7.0),
         (
             "openai",
-            Reply(status=429, headers={"Date": formatdate(1e9, usegmt=True), "Retry-After": formatdate(1e9 + 90, usegmt=True)}),
+            Reply(status=429, headers={"Date": http_date(1e9), "Retry-After": http_date(1e9 + 90)}),
             90.0,
         ),
         (
@@ -223,7 +227,7 @@ async def test_the_time_that_a_provider_names_is_on_the_fault_and_holds_for_ever
             Reply(
                 status=429,
                 headers={
-                    "Date": formatdate(1e9, usegmt=True),
+                    "Date": http_date(1e9),
                     "anthropic-ratelimit-input-tokens-remaining": "0",
                     "anthropic-ratelimit-input-tokens-reset": "2001-09-09T01:47:00Z",
                     "anthropic-ratelimit-requests-remaining": "9",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 from agentraft_ray.taxonomy import FaultKind, VerifierFault
@@ -50,8 +51,11 @@ async def open_client(config: ProviderConfig) -> BedrockClient:
 def _make(config: ProviderConfig) -> Any:
     import boto3  # noqa: PLC0415 - an extra
     from botocore.config import Config  # noqa: PLC0415
+    from botocore.session import get_session  # noqa: PLC0415
 
-    session, limits = boto3.session.Session(region_name=config.region), config.limits
+    core, limits = get_session(), config.limits
+    core.register_component("data_loader", _descriptions())
+    session = boto3.session.Session(region_name=config.region, botocore_session=core)
     return session.client(
         "bedrock-runtime",
         region_name=session.region_name or _REGION,
@@ -63,6 +67,14 @@ def _make(config: ProviderConfig) -> Any:
             max_pool_connections=limits.concurrency_max,
         ),
     )
+
+
+@cache
+def _descriptions() -> Any:
+    """What boto3 knows about services, read once a process: most of what it takes to make a client."""
+    from botocore.loaders import create_loader  # noqa: PLC0415
+
+    return create_loader()
 
 
 class BedrockClient:
