@@ -178,7 +178,7 @@ class LocalHost:
         except StoreUnavailable:
             raise
         except AgentRaftError as error:
-            _log.info("run %s is not driven here: %s", run_id, error)
+            _log.info("run %s is not driven here: %s", run_id, error, extra={"run_id": run_id})
             self._strangers.add(fingerprint)
             return None
         return self._coordinators.setdefault(fingerprint, self._coordinator(known))
@@ -204,7 +204,7 @@ class LocalHost:
                     except StoreUnavailable:
                         raise
                     except AgentRaftError as error:
-                        _log.warning("run %s cannot be gone on with: %s", place.run_id, error)
+                        _log.warning("run %s cannot be gone on with: %s", place.run_id, error, extra={"run_id": place.run_id})
 
     async def _is_alone(self, run_id: str, meta: RunMeta) -> bool:
         """Whether nobody drives a run: not we, and no coordinator whose lease lives."""

@@ -105,7 +105,7 @@ def test_nothing_of_any_text_can_be_seen_outside_of_its_fence(output: str, goal:
 def test_what_is_visible_has_no_fence_in_it_and_is_not_changed_again(text: str) -> None:
     shown = visible(text)
     assert visible(shown) == shown
-    folded = instructions_in(f"<<<tag\n{shown.replace(chr(10), ' ')}\ntag>>>")
+    folded = instructions_in(f"<<<tag\n| {shown.replace(chr(10), ' ')}\ntag>>>")  # marked as every line in a fence is
     assert folded.strip() == ""
 
 
