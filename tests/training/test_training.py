@@ -14,10 +14,11 @@ from agentraft_ray.verifier.classifier import LABELS, ModelDirectory, Scoring, c
 from agentraft_ray.verifier.training import __main__ as command
 from agentraft_ray.verifier.training.cases import Case, write_cases
 from agentraft_ray.verifier.training.dataset import made_cases
-from agentraft_ray.verifier.training.families import FAMILIES, TEST, TRAIN
+from agentraft_ray.verifier.training.families import FAMILIES, FIRST_TEN, PLAIN, TEST, TRAIN
 from agentraft_ray.verifier.training.fit import Settings, fit
+from agentraft_ray.verifier.training.generators import open_generator
 from agentraft_ray.verifier.training.model import Architecture, Trainable, scores
-from agentraft_ray.verifier.training.study import scored
+from agentraft_ray.verifier.training.study import Materials, run_study, scored
 from agentraft_ray.verifier.training.trained import open_trained, train
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore::FutureWarning")]  # of transformers, about itself
@@ -150,3 +151,41 @@ def test_the_commands_train_measure_and_export(tiny_base: str, tmp_path: Path, c
     assert "## Measured on fresh" in (tmp_path / "exported" / "README.md").read_text()
     assert command.main(["eval", "--model", str(tmp_path / "nowhere"), *told]) == 1
     assert "holds neither a finished training" in capsys.readouterr().err
+
+
+def test_a_study_tests_each_fold_with_a_model_that_never_saw_it_and_goes_on_where_it_was(settings, tmp_path: Path) -> None:
+    first = [case for family in FIRST_TEN for case in made_cases([family], PLAIN, 0, 3, 1)]
+    materials = Materials(first, items=1, negatives=1)
+    quick = replace(settings, epochs=0.2, batch=64)
+    asked = ["family:compare", "control:output"]
+    told: list[str] = []
+    found = run_study(materials, quick, tmp_path, lambda fold, *_: told.append(fold), asked)
+    assert set(found) == set(asked)
+    assert {"start", *asked} == set(told)
+    assert found["family:compare"]["families_trained_on"] == len(FAMILIES) - 1
+    assert found["family:compare"]["items_in_both"] == 0
+    assert found["control:output"]["view"] == "output"
+    told.clear()
+    assert run_study(materials, quick, tmp_path, lambda fold, *_: told.append(fold), asked) == found
+    assert told == []
+
+
+def test_the_agent_is_asked_once_for_all_samples_of_a_request(tmp_path: Path) -> None:
+    import tokenizers
+    import torch
+    import transformers
+
+    letters = {chr(code): code - 32 for code in range(32, 127)} | {"\n": 95, "<end>": 96}
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=letters, merges=[]))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=model, eos_token="<end>").save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(vocab_size=97, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    agent = open_generator(str(tmp_path), "transformers")
+    answers = agent.sample(["Larger of 3 and 8:", "3 + 4 ="], 3, 6, 1.0)
+    assert [len(one) for one in answers] == [3, 3]
+    assert all("\n" not in text and len(text) <= 6 for one in answers for text in one)
+    assert len({text for one in answers for text in one}) > 1
+    first, again = (agent.sample(["3 + 4 ="], 1, 6, 0.0) for _ in range(2))
+    assert first == again
+    assert agent.sample(["Larger of 3 and 8:", "3 + 4 ="], 2, 6, 0.0)[1] == first[0] * 2  # padding changes nothing

@@ -140,6 +140,20 @@ async def test_an_output_that_a_rollback_took_back_is_a_wrong_one_with_its_class
     assert ("in Oslo", "PASS", "log:committed") in [(case.output, case.label, case.origin) for case in cases]
 
 
+async def test_what_people_said_of_an_output_stands_above_what_verifiers_said() -> None:
+    store = InMemoryCheckpointStore()
+    drafts = iter(["long draft", "draft"])
+    pipeline = Pipeline([Step("draft", lambda ctx: next(drafts), needs_approval=True)], "post")
+    coordinator = wrap(pipeline, verifier=MockVerifier(), store=store)
+    assert (await coordinator.run(Task("Write", id="r3"))).status == "waiting"
+    await coordinator.deny("r3", "draft", by="ann", note="Shorter.")
+    assert (await coordinator.resume("r3")).status == "waiting"
+    await coordinator.approve("r3", "draft", by="ann")
+    assert (await coordinator.resume("r3")).success
+    cases = [(case.output, case.label, case.origin) async for case in finished_cases(store)]
+    assert sorted(cases) == [("draft", "PASS", "log:approved"), ("long draft", "GOAL_DRIFT", "log:denied")]
+
+
 def signal(family: str, item: int, output: str, label: str, votes: int, learned: float, **checks: bool) -> Signals:
     return Signals(Case(family, "d", f"{family}{item}", "asked", output, label), checks, votes, 8, learned)
 

@@ -62,7 +62,8 @@ class _Reader:
             await self._commit(record, position)
         elif isinstance(record, AttemptRejected):
             key = (record.certificate.step, record.certificate.output)
-            self._labels[key] = (record.certificate.error_type, "log:rejected")
+            denied = self._labels.get(key, ("", ""))[1] == "log:denied"
+            self._labels[key] = (record.certificate.error_type, "log:denied" if denied else "log:rejected")
         elif isinstance(record, RolledBack):
             self._roll_back(record)
         elif isinstance(record, CommandTaken) and record.applied and record.output:

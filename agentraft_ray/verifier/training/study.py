@@ -4,10 +4,11 @@ family:NAME   one of the first ten families, by a model that never saw it (all o
 domain:NAME   a whole domain, likewise
 items         held-out items with other entities, of families that were trained on
 kinds         perturbations of kinds that were kept from training
-generator:ID  answers of another generator (temperature, prompt style, model), of families that were trained on
 control:*     the request alone, the output alone, permuted labels: must be near chance
 view:*        without marks, and marks alone: what the marks are worth
 seed:N        the same as items, with another seed
+
+Another generator, and labelled traces from elsewhere, are sets for `eval`: no training of their own is needed for them.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ HELD_OUT_KINDS = frozenset({"slot_swap", "number_near", "entity_out", "items_mov
 
 _CALIBRATION_SHARE = 0.15
 _FALSE_POSITIVES = 0.05
+_SHORT = 1 / 3  # of the epochs, for folds that begin with weights, or whose comparison needs no more
 _FIRST = frozenset(family.name for family in FIRST_TEN)
 
 
@@ -61,13 +63,15 @@ class Materials:
 
 @dataclass(frozen=True)
 class Fold:
-    """One training and one test. `started` = from the weights of the families beyond the first ten, which the test shares none of."""
+    """One training and one test. `started` = from the weights of the families beyond the first ten, which the test shares none of;
+    `share` = of the epochs that the settings ask for."""
 
     name: str
     train: Sequence[Case]
     test: Sequence[Case]
     view: View = "whole"
     started: bool = False
+    share: float = 1.0
 
 
 def folds(materials: Materials) -> list[Fold]:
@@ -78,16 +82,20 @@ def folds(materials: Materials) -> list[Fold]:
     for family in FIRST_TEN:
         rest = [other for other in FAMILIES.values() if other is not family]
         train = [case for case in (*materials.made(rest), *ours, *first) if case.family != family.name]
-        found.append(Fold(f"family:{family.name}", train, [case for case in materials.first if case.family == family.name], started=True))
+        found.append(
+            Fold(
+                f"family:{family.name}", train, [case for case in materials.first if case.family == family.name], started=True, share=_SHORT
+            )
+        )
     held_out = _of_pool(materials.natural, TEST.name) or list(by_item(materials.first, 0.3, materials.seed).test)
     tested = {case.item for case in held_out}
     train = [*made, *ours, *(case for case in first if case.item not in tested)]
     found.append(Fold("items", train, held_out))
     found.extend(_domain_folds(materials, ours, first))
     found.append(_kinds_fold(materials, ours, first, tested))
-    found.extend(Fold(f"control:{view}", train, held_out, view) for view in ("request", "output"))
-    found.append(Fold("control:labels", _permuted(train, materials.seed), held_out))
-    found.extend(Fold(f"view:{view}", train, held_out, view) for view in ("unmarked", "marks"))
+    found.extend(Fold(f"control:{view}", train, held_out, view, share=_SHORT) for view in ("request", "output"))
+    found.append(Fold("control:labels", _permuted(train, materials.seed), held_out, share=_SHORT))
+    found.extend(Fold(f"view:{view}", train, held_out, view, share=_SHORT) for view in ("unmarked", "marks", "whole"))
     found.append(Fold("seed:1", train, held_out))
     return found
 
@@ -101,7 +109,7 @@ def _domain_folds(materials: Materials, ours: Sequence[Case], first: Sequence[Ca
     for domain in sorted({case.domain for case in materials.first}):
         rest = [family for family in FAMILIES.values() if family.domain != domain]
         train = [case for case in (*materials.made(rest), *ours, *first) if case.domain != domain]
-        found.append(Fold(f"domain:{domain}", train, [case for case in materials.first if case.domain == domain]))
+        found.append(Fold(f"domain:{domain}", train, [case for case in materials.first if case.domain == domain], share=_SHORT))
     return found
 
 
@@ -160,7 +168,7 @@ def run_fold(fold: Fold, settings: Settings, directory: Path, progress: Progress
     """Train, choose temperature and threshold on items kept from training, test; the figures with what they rest on."""
     began = time.monotonic()
     seed = int(fold.name.partition(":")[2]) if fold.name.startswith("seed:") else settings.seed
-    ours = replace(settings, view=fold.view, seed=seed, epochs=settings.epochs / (3 if start else 1))
+    ours = replace(settings, view=fold.view, seed=seed, epochs=settings.epochs * fold.share)
     split = by_item(fold.train, _CALIBRATION_SHARE, ours.seed)
     trained = fit(split.train, ours, directory, lambda step, of, loss: progress(fold.name, step, of, loss), start)
     scoring = scoring_on(trained, split.test, fold.view)
