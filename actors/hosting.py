@@ -98,22 +98,20 @@ class ExchangeHost(Controlled):
 
     # --- the exchange --------------------------------------------------------------------------------------------------------
 
-    async def _exchanged(self, client: str, asks: Iterable[Any], sent_at: float, good_for_s: float) -> bytes:
+    async def _exchanged(self, client: str, asks: Iterable[Any], sent_at: float, good_for_s: float, session: str) -> bytes:
         """Take requests in, and return the replies that are ready, once there are any. Those of an old message are handed back."""
         self.at_work()
         outbox = self._exchange.of(client)
-        is_old = outbox.is_old(sent_at, good_for_s)
+        is_old = outbox.is_old(session, sent_at, good_for_s)
         for ask in asks:
             if is_old:
                 outbox.put(Returning(ask.ticket))
             else:
                 self._admit(outbox, ask)
         self._lanes.go()
-        replies = await self._exchange.take(outbox)
-        if outbox.is_new:
-            outbox.is_new = False
-            return encode([Welcome(), *replies])
-        return encode(replies)
+        if session != outbox.session:  # at once: until the client knows it, what it sends cannot be told from what it sent long ago
+            return encode([Welcome(outbox.session), *outbox.ready()])
+        return encode(await self._exchange.take(outbox))
 
     def _admit(self, outbox: Outbox[Request], ask: Any) -> None:
         ticket = ask.ticket

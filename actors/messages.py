@@ -114,7 +114,12 @@ class Returning(_Message, frozen=True, tag=5):
 
 
 class Welcome(_Message, frozen=True, tag=6):
-    """No reply, but what the first exchange of a client begins with: whatever it has asked this process for earlier is not here."""
+    """No reply, but what an exchange comes back with that does not name the present `session` of its client; the next one does.
+
+    Whatever the client has asked this process for in another session is not here, and what it asks for in its name is handed back.
+    """
+
+    session: str
 
 
 Reply = Returned | Raised | Judged | Unloaded | Returning

@@ -172,6 +172,7 @@ class _Lane:
         self.is_exclusive = False
         self.is_leaving = False
         self._is_resting = False  # it has handed requests back
+        self._session = ""  # the peer has not said yet
         self._in_flight = 0
         self._sent_at = 0.0
         self._on_their_way: list[list[Request]] = []
@@ -241,7 +242,8 @@ class _Lane:
         if life != self._life:
             return
         self._in_flight -= 1
-        if replies and isinstance(replies[0], Welcome):
+        if replies and isinstance(replies[0], Welcome) and replies[0].session != self._session:
+            self._session = replies[0].session
             self._begin_anew()
         self._on_their_way.remove(requests)
         self._take(replies)
@@ -259,7 +261,7 @@ class _Lane:
 
     async def _call(self, requests: list[Request], sent_at: float) -> list[Reply | Welcome]:
         pool = self.pool
-        call = asyncio.ensure_future(self.peer.call("exchange", pool.client, encode(requests), sent_at, pool.good_for_s))
+        call = asyncio.ensure_future(self.peer.call("exchange", pool.client, encode(requests), sent_at, pool.good_for_s, self._session))
         try:
             while True:
                 done, _ = await asyncio.wait([call], timeout=self.pool.pace.stall_s)

@@ -36,6 +36,7 @@ from agentraft_ray.protocol.messages import (
 )
 from agentraft_ray.protocol.records import Payload, RunParked, TaskRecord
 from agentraft_ray.runtime.commands import command_event
+from agentraft_ray.runtime.judging import waits_long
 from agentraft_ray.runtime.outputs import History
 from agentraft_ray.taxonomy import Cost, FailureCause, VerificationResult
 from agentraft_ray.verifier.base import VerifyInput
@@ -261,9 +262,13 @@ class Shard:
             self.on_waiting(live)
         elif parked is None:
             live.told_waiting = None
-        elif parked != live.told_waiting and wake_at is None:  # a breaker's cooldown passes by itself
+        elif parked != live.told_waiting and self._waits_long(live, wake_at):
             live.told_waiting = parked
             self.on_waiting(live)
+
+    def _waits_long(self, live: LiveRun, wake_at: float | None) -> bool:
+        """Whether its clients should hear that it waits: the time of a breaker passes by itself, as most that a verifier names does."""
+        return wake_at is None or waits_long(live.state, wake_at - self.clock(), live.program.blueprint.limits)
 
     def _leave(self, live: LiveRun) -> None:
         live.is_gone = True

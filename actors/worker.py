@@ -72,9 +72,9 @@ class WorkerActor(ExchangeHost):
         self._leave = leave
         self._is_doomed = False  # a step has overrun its time, and may not have stopped
 
-    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0) -> bytes:
+    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0, session: str = "") -> bytes:
         """Take in a batch of `Work`; the replies that are ready, once there are any, at the latest after `hold_s`."""
-        return await self._exchanged(client, decode(batch, list[Work]), sent_at, good_for_s)
+        return await self._exchanged(client, decode(batch, list[Work]), sent_at, good_for_s, session)
 
     # --- one step ------------------------------------------------------------------------------------------------------------
 

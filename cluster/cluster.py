@@ -280,6 +280,16 @@ class Cluster:
         """Submit without waiting for the answer."""
         self._link(follower.run_id).follow(follower.following)
 
+    async def accept(self, blueprint: Blueprint, run_id: str, task: Task) -> bool:
+        """Submit a task and follow nothing; whether its run is a new one. Returns when it stands in the store."""
+        follower = await self.begin(blueprint, run_id, task, None)
+        self._link(run_id).forget(follower.following)
+        return follower.following.accepted.result().created
+
+    async def wake(self, run_id: str) -> None:
+        """Have a run that waits, or that nobody drives, gone on with."""
+        await self._link(run_id).call("resume", [run_id])
+
     async def end(self, follower: Follower) -> RunResult:
         """The result of a run that is followed."""
         return await follower.result(self._link(follower.run_id))
@@ -319,8 +329,16 @@ class Cluster:
     def _link(self, run_id: str) -> Link:
         return self._links[names.shard_of(run_id, self.shards)]
 
+    def new_store(self) -> ClusterStore:
+        """A store object for another event loop, which whoever asks for it opens and closes there."""
+        return self._new_store()
+
+    @property
+    def seal(self) -> Seal:
+        """What opens the logs of this deployment."""
+        return self._seal
+
     def _new_store(self) -> ClusterStore:
-        """A store for one event loop."""
         return ClusterStore(self._shard.store, self._peer(names.store(self.name)))
 
     def _peer(self, name: str) -> Peer:

@@ -182,7 +182,7 @@ class Staff:
             self._child(names.breaker(name), Place("breaker", lambda: breaker, node_id=here)),
         ]
         children += [self._worker(worker, None) for worker in shard.groups[""]]
-        judge = (encode(VerifierSettings(spec, encryption_key=key)),)
+        judge = (encode(VerifierSettings(spec, encryption_key=key, breaker=names.breaker(name))),)
         children += [self._child(one, Place("verifier", lambda: judge, settings.verifier_cpus)) for one in shard.verifiers]
         for index in range(shard.shards):
             args = partial(self._coordinator_args, index)

@@ -34,7 +34,7 @@ from agentraft_ray.protocol.records import RunParked, StepCommitted
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.environment import Environment
-from agentraft_ray.runtime.judging import RunningVerdict, judge, task_copy
+from agentraft_ray.runtime.judging import RunningVerdict, judge, task_copy, waits_long
 from agentraft_ray.runtime.logs import append_entry
 from agentraft_ray.runtime.outputs import AncestorOutputs, RunOutputs
 from agentraft_ray.runtime.results import Commits
@@ -73,6 +73,11 @@ class RunDriver:
         self._timer_at = 0.0
         self.acknowledged = (state.token, state.index, state.head)  # how far the log is known to have come
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def resume_at(self) -> float | None:
+        """When what the run waits for may be over, seconds since the epoch; None where nobody knows."""
+        return self._machine.wake_at if self.state.finished is None else None
 
     @property
     def is_waiting(self) -> bool:
@@ -158,7 +163,10 @@ class RunDriver:
         machine = self._machine
         if self._appending or machine.has_ready or not machine.idle:
             return False
-        return self.state.finished is not None or machine.wake_at is None  # a breaker's cooldown is waited for here
+        wake_at = machine.wake_at
+        if self.state.finished is not None or wake_at is None:
+            return True
+        return waits_long(self.state, wake_at - time.time(), self.environment.limits)  # a breaker's cooldown is waited for here
 
     async def _advance(self) -> list[Job]:
         return self._jobs()

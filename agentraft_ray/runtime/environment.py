@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from agentraft_ray.breaker import BreakerPolicy, CircuitBreaker, Permit, ScopedBreakers
+from agentraft_ray.breaker import BreakerPolicy, CircuitBreaker, Permit, ScopedBreakers, Standing
 from agentraft_ray.checkpoint.base import Checkpoint, CheckpointStore, RunStore
 from agentraft_ray.checkpoint.seal import Seal
 from agentraft_ray.config import Limits
@@ -52,6 +52,10 @@ class Breakers:
         if isinstance(answer, Permit):
             return PermitGranted(command.call, answer)
         return PermitDenied(command.call, answer.scope, answer.retry_at_s)
+
+    def standings(self, now: float) -> dict[str, tuple[Standing, int, int]]:
+        """See `ScopedBreakers.standings`."""
+        return self._scoped.standings(now)
 
     def settle(self, permit: Any, outcome: Any) -> None:
         """Count how an attempt ended."""

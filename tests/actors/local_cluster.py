@@ -257,6 +257,7 @@ class LocalCluster:
         self.cluster_id: str = words.pop("cluster_id", "c1")
         workers, verifiers = words.pop("workers", 2), words.pop("verifiers", 1)
         self.worker_slots: int | None = words.pop("slots", None)
+        self.verifier_slots: int | None = words.pop("verifier_slots", 256)
         assert not words, words
         self.workers = [names.worker(self.name, "", number) for number in range(workers)]
         self.verifiers = [names.verifier(self.name, number) for number in range(verifiers)]
@@ -290,11 +291,20 @@ class LocalCluster:
                 encode(WorkerSettings(slots=self.worker_slots, **reads)), open_store=lambda _: self._reader_of(life)
             )
         for name in self.verifiers:
-            make[name] = lambda life: VerifierActor(encode(VerifierSettings(**reads)), open_store=lambda _: self._reader_of(life))
+            make[name] = self._verifier
         for index, name in enumerate(self.coordinators):
             make[name] = lambda life, index=index: self._coordinator(life, index)  # type: ignore[misc]
         for name in make:
             self.begin(name)
+
+    def _verifier(self, life: _Life) -> VerifierActor:
+        settings = VerifierSettings(b"store", self.verifier_slots, 0.2, breaker=names.breaker(self.name))
+        return VerifierActor(
+            encode(settings),
+            open_store=lambda _: self._reader_of(life),
+            peer=lambda name: LocalPeer(self, name, life),
+            pace=self.pace.breakers,
+        )
 
     def _coordinator(self, life: _Life, index: int) -> CoordinatorActor:
         settings = ShardSettings(

@@ -231,7 +231,7 @@ async def test_what_died_between_two_exchanges_is_lost_and_what_is_on_its_way_is
         await until(lambda: len(peer.batches) > 1, "it is polled for")
         pool.send(work(2))
         await until(lambda: 2 in peer.got, "the next one is on its way")
-        peer.answer(Welcome())
+        peer.answer(Welcome("another life"))
         await until(lambda: seen.lost, "the peer has begun a new life")
         assert seen.lost == [1]
         peer.answer(Returned(2, b""))

@@ -10,7 +10,7 @@ from agentraft_ray.protocol import encode_record, fold
 from agentraft_ray.protocol.messages import StepReturned, VerdictReturned, Verify, WorkerLost
 from agentraft_ray.protocol.plan import BudgetSpec, Policies, StepSpec
 from agentraft_ray.protocol.records import CommandTaken, RolledBack, SuspectCleared, decode_record
-from agentraft_ray.taxonomy import Cost, VerificationResult
+from agentraft_ray.taxonomy import Allowance, Cost, VerificationResult
 from tests.unit.scripted_runs import RUN, ScriptedRun
 
 
@@ -72,6 +72,42 @@ def test_a_late_reply_counts_against_the_budget_of_the_next_owner_too() -> None:
     run.loses_worker().feed(StepReturned(call, b"late", Cost(150)))
     run.claim()
     assert ended_by(run) == "tokens"
+
+
+def test_an_unknown_price_that_comes_late_costs_what_is_set_aside_for_one() -> None:
+    run = ScriptedRun(policies(usd=1.0, reserve=(0, 0.4, 0.0)), only=None)
+    call = run.open[0].call  # type: ignore[union-attr]
+    run.loses_worker().feed(StepReturned(call, b"late", Cost(5, None, 0.0, 0.1)))
+    state = run.machine.state
+    assert (state.cost.usd, state.cost.usd_at_least) == (None, 0.1)
+    assert state.charged.usd == pytest.approx(1.2)  # two attempts under way, and the late reply
+    run.returns("one").passes()
+    assert run.machine.state.finished is not None
+    assert not run.machine.state.finished.error
+
+
+def test_a_verdict_that_the_budget_does_not_allow_ends_the_run_and_without_such_a_budget_it_is_a_fault() -> None:
+    short = VerificationResult.fault("dear", verifier="v1", cost=Cost(20), short_of="tokens")
+    run = ScriptedRun(policies(tokens=100), only=None).returns("one", tokens=50).answers(short)
+    assert ended_by(run) == "tokens"
+    assert run.machine.state.cost.tokens == 70
+    for limits in (policies(attempts=5), Policies(verifier="v1")):
+        run = ScriptedRun(limits, only=None).returns("one").answers(short)
+        assert run.machine.state.finished is None
+        run.feed_tick(10.0).passes()
+        assert run.machine.state.finished is not None
+
+
+def test_a_verdict_may_cost_what_the_budget_leaves_and_what_was_set_aside_for_its_attempt() -> None:
+    run = ScriptedRun(policies(tokens=100, usd=1.0, reserve=(30, 0.25, 0.0)), first=None, second=None)
+    run.returns("one", tokens=10)
+    asked = next(one for one in run.open if isinstance(one, Verify))
+    assert asked.allowance == Allowance(90, 1.0, unpriced=True)
+    run.passes().returns("two", tokens=95)
+    asked = next(one for one in run.open if isinstance(one, Verify))
+    assert asked.allowance == Allowance(0, 1.0, unpriced=True)
+    free = ScriptedRun(policies(attempts=5), only=None).returns("one")
+    assert next(one for one in free.open if isinstance(one, Verify)).allowance is None
 
 
 def test_a_verifier_that_fails_after_every_resume_spends_no_more_than_the_budget() -> None:

@@ -4,9 +4,11 @@ from agentraft_ray import Criticality
 from agentraft_ray.testing.verifier_conformance import VerifierConformance
 from agentraft_ray.verifier import (
     AllOf,
+    CachedVerifier,
     CallableVerifier,
     CompletenessVerifier,
     GroundingVerifier,
+    HedgedVerifier,
     LLMVerifier,
     MockVerifier,
     QuorumVerifier,
@@ -36,6 +38,16 @@ class TestRules(VerifierConformance):
 class TestPlainRules(VerifierConformance):
     def verifier(self):
         return RulesVerifier()
+
+
+class TestCached(VerifierConformance):
+    def verifier(self):
+        return CachedVerifier(LLMVerifier(complete_fn=judge))
+
+
+class TestHedged(VerifierConformance):
+    def verifier(self):
+        return HedgedVerifier(LLMVerifier(complete_fn=judge), RulesVerifier(), hedge_after_s=60)
 
 
 class TestGrounding(VerifierConformance):

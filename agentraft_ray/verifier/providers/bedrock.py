@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 from agentraft_ray.taxonomy import FaultKind, VerifierFault
@@ -30,7 +31,14 @@ _STOPS = {
 }
 _OUTPUT = {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": {"schema": VERDICT_SCHEMA_JSON, "name": VERDICT_NAME}}}}
 _TOOL = {"name": VERDICT_NAME, "description": VERDICT_PURPOSE, "inputSchema": {"json": VERDICT_SCHEMA}}
-_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoAuthTokenError", "CredentialRetrievalError")
+_KINDS = {
+    "CredentialRetrievalError": FaultKind.UNAVAILABLE,
+    "NoAuthTokenError": FaultKind.UNAVAILABLE,
+    "NoCredentialsError": FaultKind.UNAVAILABLE,
+    "PartialCredentialsError": FaultKind.UNAVAILABLE,
+    "ProfileNotFound": FaultKind.UNAVAILABLE,
+    "ResponseParserError": FaultKind.CONNECTION,  # boto3 takes what came of a body that broke off for the whole of it
+}
 
 
 async def open_client(config: ProviderConfig) -> BedrockClient:
@@ -43,8 +51,11 @@ async def open_client(config: ProviderConfig) -> BedrockClient:
 def _make(config: ProviderConfig) -> Any:
     import boto3  # noqa: PLC0415 - an extra
     from botocore.config import Config  # noqa: PLC0415
+    from botocore.session import get_session  # noqa: PLC0415
 
-    session, limits = boto3.session.Session(region_name=config.region), config.limits
+    core, limits = get_session(), config.limits
+    core.register_component("data_loader", _descriptions())
+    session = boto3.session.Session(region_name=config.region, botocore_session=core)
     return session.client(
         "bedrock-runtime",
         region_name=session.region_name or _REGION,
@@ -56,6 +67,14 @@ def _make(config: ProviderConfig) -> Any:
             max_pool_connections=limits.concurrency_max,
         ),
     )
+
+
+@cache
+def _descriptions() -> Any:
+    """What boto3 knows about services, read once a process: most of what it takes to make a client."""
+    from botocore.loaders import create_loader  # noqa: PLC0415
+
+    return create_loader()
 
 
 class BedrockClient:
@@ -82,9 +101,10 @@ class BedrockClient:
             )
         except Exception as error:  # noqa: BLE001 - the boundary to the SDK
             fault = fault_of_raise(error, config.lane)
-            if type(error).__name__ in _NO_CREDENTIALS:
-                return VerifierFault(FaultKind.UNAVAILABLE, fault.message, config.lane)
-            return fault
+            kind = _KINDS.get(type(error).__name__)
+            return fault if kind is None else VerifierFault(kind, fault.message, config.lane)
+        if "stopReason" not in response:
+            return VerifierFault(FaultKind.CONNECTION, "the answer broke off", config.lane)
         return read(_completion, response, config.lane)
 
     def _converse(self, request: dict[str, Any]) -> Any:

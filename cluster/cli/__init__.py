@@ -1,0 +1,1 @@
+"""The command line ``agentraft``: one file for every family of commands, loaded when one of them is called."""
