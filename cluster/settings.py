@@ -50,7 +50,7 @@ class ClusterSettings(Sourced):
     num_cpus: int | None = Field(None, ge=1, description="CPUs of a Ray that is started here; default: those of the machine")
     dashboard: bool = Field(False, description="start Ray's dashboard with a Ray that is started here")
     log_to_driver: bool = Field(True, description="show here what steps print and actors log on a Ray that is started here")
-    metrics: bool = Field(True, description="export metrics through Ray, see docs/operate.md")
+    metrics: bool = Field(True, description="export metrics through Ray, see docs/telemetry.md")
     json_logs: bool = Field(False, description="actors log one JSON object a line, with the ids of runs and steps")
     telemetry: str = Field(
         "", description="import path 'module:function' of what every actor calls once, to configure OpenTelemetry or its logs"
