@@ -34,12 +34,14 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Submission(_Message, frozen=True):
-    """Run a task, or go on with it. `task` is None for a run that must exist. `listening`: its events are wanted."""
+    """Run a task, or go on with it. `task` is None for a run that must exist. `listening`: its events are wanted. `trace` = the
+    context of the span that submits it, "" for none."""
 
     run_id: str
     definition: bytes
     task: TaskRecord | None
     listening: bool = False
+    trace: str = ""
 
 
 class Accepted(_Message, frozen=True):

@@ -47,6 +47,8 @@ _log = logging.getLogger("agentraft_ray")
 
 _APPENDS_IN_FLIGHT_MAX = 2
 _GATHER_S = 0.003  # see `pools`
+_CREDITS_MAX = 2_000  # requests that this shard has at one worker
+_RESERVED_CREDITS_MAX = 2  # the same for one that does one step at a time: that step and the next one; what waits can still go to another
 _INBOXES_PER_LOOK = 50
 _GC_THRESHOLD = 50_000  # a shard holds a great many live objects, which the collector would visit over and over
 
@@ -99,8 +101,8 @@ class CoordinatorActor(Controlled):
         self.store = ClusterStore(spec.store, self._make_peer(names.store(spec.deployment)))
         self.owner = Owner(self.store, spec.limits.lease_ttl_s, f"{spec.cluster}.{spec.index}.")
         self.programs = Programs(self.store)
-        self.judges = self._pool(spec.verifiers)
-        self.pools = {group: self._pool(workers) for group, workers in spec.groups.items()}
+        self.judges = self._pool("", spec.verifiers)
+        self.pools = {group: self._pool(group, workers) for group, workers in spec.groups.items()}
         self.shard = Shard(time.time, seal, self._pool_of, self.judges)
         logs = RunLogs(self.store, seal)
         self.intake = Intake(self.shard, self.programs, logs, self.desk, self.owner.id, spec.runs_max, self.pace)
@@ -176,9 +178,9 @@ class CoordinatorActor(Controlled):
                     self.shard.take(run_id, await self.store.inbox(run_id))
 
     async def configure(self, groups: dict[str, list[str]], verifiers: list[str]) -> None:
-        """Workers and verifiers have been added."""
+        """These are the workers and verifiers from now on."""
         await self._ready()
-        self._add_workers(groups)
+        self._know_workers(groups)
         await self.succession.note_groups(groups)
         self.judges.replace_peers([self._make_peer(name) for name in verifiers])
 
@@ -202,7 +204,7 @@ class CoordinatorActor(Controlled):
                 pool.close()
         return len(self.shard.runs)
 
-    def _add_workers(self, groups: dict[str, list[str]]) -> None:
+    def _know_workers(self, groups: dict[str, list[str]]) -> None:
         for group, workers in groups.items():
             self._pool_of(group).replace_peers([self._make_peer(name) for name in workers])
 
@@ -229,7 +231,7 @@ class CoordinatorActor(Controlled):
             try:
                 await self.store.open()
                 is_restart = await self.succession.begin(self.owner.id)
-                self._add_workers(await self.succession.noted_groups())
+                self._know_workers(await self.succession.noted_groups())
                 await self.owner.__aenter__()
             except StoreUnavailable as error:
                 _log.warning("coordinator %d cannot begin yet: %s", self.settings.index, error)
@@ -260,17 +262,18 @@ class CoordinatorActor(Controlled):
 
         await asyncio.gather(*(ask(name) for pool in (self.judges, *self.pools.values()) for name in pool.peers))
 
-    def _pool(self, workers: list[str]) -> Pool:
+    def _pool(self, group: str, workers: list[str]) -> Pool:
         peers = [self._make_peer(name) for name in workers]
+        credits_max = _RESERVED_CREDITS_MAX if group else _CREDITS_MAX
         return Pool(
-            self._client, peers, self._definition, self._replied, self._lost,
+            self._client, peers, self._definition, self._replied, self._lost, credits_max=credits_max,
             pace=self.pace, is_late=self._is_late, good_for_s=self.settings.limits.lease_ttl_s / 2,
         )  # fmt: skip
 
     def _pool_of(self, group: str) -> Pool:
         pool = self.pools.get(group)
         if pool is None:  # its workers are made known by `configure`; until then its steps wait
-            pool = self.pools[group] = self._pool([])
+            pool = self.pools[group] = self._pool(group, [])
         return pool
 
     def _definition(self, fingerprint: bytes) -> bytes | None:
@@ -427,7 +430,7 @@ class CoordinatorActor(Controlled):
 
     def _figures(self) -> Figures:
         pools = [self.judges, *self.pools.values()]
-        return {
+        figures: Figures = {
             "runs": len(self.shard.runs),
             "waiting": sum(live.state.parked is not None for live in list(self.shard.runs.values())),
             "arriving": len(self.intake.arriving),
@@ -439,6 +442,8 @@ class CoordinatorActor(Controlled):
             "waiting_appends": len(self.shard.appends),
             "cpu_s": time.process_time(),
         }
+        figures.update((f"waiting:{group}", pool.waiting) for group, pool in self.pools.items())
+        return figures
 
 
 def _client_stem(settings: ShardSettings, index: int) -> str:

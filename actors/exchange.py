@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
@@ -23,13 +24,16 @@ R = TypeVar("R")  # what the host keeps of a request
 
 
 class Outbox(Generic[R]):
-    """What is here for one client: `open` = its requests without a reply, by ticket, and the replies that it has not fetched."""
+    """What is here for one client: `open` = its requests without a reply, by ticket, and the replies that it has not fetched.
 
-    __slots__ = ("_early", "_quickest_s", "_replies", "_waiting", "client", "is_new", "open", "polled_at")
+    `session` is random: a message of the client that names another one was meant for an outbox that is gone.
+    """
+
+    __slots__ = ("_early", "_quickest_s", "_replies", "_waiting", "client", "open", "polled_at", "session")
 
     def __init__(self, client: str) -> None:
         self.client = client
-        self.is_new = True  # until the client was told so
+        self.session = secrets.token_hex(4)
         self.open: dict[int, R] = {}
         self.polled_at = 0.0
         self._replies: list[Reply] = []
@@ -37,15 +41,17 @@ class Outbox(Generic[R]):
         self._early: dict[int, None] = {}
         self._quickest_s = math.inf
 
-    def is_old(self, sent_at: float, good_for_s: float) -> bool:
+    def is_old(self, session: str, sent_at: float, good_for_s: float) -> bool:
         """Whether a message was on its way for longer than it is good for (0: for ever), as when its sender was stopped with it.
+
+        So is one of a session that is over ("": its sender knew of none): what it asks for, others may have done since.
 
         `sent_at` is of the sender's monotonic clock. What the two clocks differ by shows in the quickest message so far; so the
         first one of a client is never old.
         """
         away_s = time.monotonic() - sent_at
         self._quickest_s = min(self._quickest_s, away_s)
-        return 0 < good_for_s < away_s - self._quickest_s
+        return 0 < good_for_s < away_s - self._quickest_s or session not in {"", self.session}
 
     @property
     def is_polled(self) -> bool:
@@ -77,6 +83,10 @@ class Outbox(Generic[R]):
                 timer.cancel()
                 if self._waiting is waiting:
                     self._waiting = None
+        return self.ready()
+
+    def ready(self) -> list[Reply]:
+        """All replies that are ready now."""
         replies, self._replies = self._replies, []
         return replies
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from agentraft_ray.actors.control import Controlled, Figures
 from agentraft_ray.actors.exchange import Exchange, Outbox
@@ -19,8 +19,12 @@ from agentraft_ray.protocol.records import TaskRecord
 from agentraft_ray.runtime.blueprint import Blueprint
 from agentraft_ray.runtime.boundary import described
 from agentraft_ray.runtime.logged_outputs import LoggedOutputs, LoggedRuns
+from agentraft_ray.telemetry import semantics
+from agentraft_ray.telemetry.tracing import tracing
 
 __all__ = ["ExchangeHost", "LoadDefinition", "OpenStore"]
+
+T = TypeVar("T")
 
 LoadDefinition = Callable[[bytes], Blueprint]
 OpenStore = Callable[[bytes], RunStore]
@@ -86,22 +90,20 @@ class ExchangeHost(Controlled):
 
     # --- the exchange --------------------------------------------------------------------------------------------------------
 
-    async def _exchanged(self, client: str, asks: Iterable[Any], sent_at: float, good_for_s: float) -> bytes:
+    async def _exchanged(self, client: str, asks: Iterable[Any], sent_at: float, good_for_s: float, session: str) -> bytes:
         """Take requests in, and return the replies that are ready, once there are any. Those of an old message are handed back."""
         self.at_work()
         outbox = self._exchange.of(client)
-        is_old = outbox.is_old(sent_at, good_for_s)
+        is_old = outbox.is_old(session, sent_at, good_for_s)
         for ask in asks:
             if is_old:
                 outbox.put(Returning(ask.ticket))
             else:
                 self._admit(outbox, ask)
         self._lanes.go()
-        replies = await self._exchange.take(outbox)
-        if outbox.is_new:
-            outbox.is_new = False
-            return encode([Welcome(), *replies])
-        return encode(replies)
+        if session != outbox.session:  # at once: until the client knows it, what it sends cannot be told from what it sent long ago
+            return encode([Welcome(outbox.session), *outbox.ready()])
+        return encode(await self._exchange.take(outbox))
 
     def _admit(self, outbox: Outbox[Request], ask: Any) -> None:
         ticket = ask.ticket
@@ -147,6 +149,16 @@ class ExchangeHost(Controlled):
     def begin(self, request: Request) -> Awaitable[Any]:
         """Start with a request; awaiting what comes back does it."""
         raise NotImplementedError
+
+    def _in_span(self, name: str, request: Request, work: Awaitable[T], flaw: Callable[[T], str]) -> Awaitable[T]:
+        """`work` in a span of its own, where the request comes with a trace and this process makes spans."""
+        ask = request.ask
+        spans = tracing() if ask.trace else None
+        if spans is None:
+            return work
+        plan = request.definition.plan
+        attributes = {semantics.RUN_ID: ask.run_id, semantics.STEP_NAME: plan.name(ask.step), semantics.ATTEMPT_NUMBER: ask.attempt}
+        return spans.within(name.format(step=plan.step(ask.step).name), ask.trace, attributes, work, flaw)
 
     def waits(self, request: Request) -> None:
         """A request has begun and does not end at once."""

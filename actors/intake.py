@@ -17,12 +17,13 @@ from agentraft_ray.actors.pace import ShardPace
 from agentraft_ray.actors.programs import Programs
 from agentraft_ray.actors.shard import Shard
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, NewRun, RunMeta, RunStore
-from agentraft_ray.errors import AgentRaftError, FingerprintMismatch, RunExpired, RunIdConflict, RunNotFound, StoreError, StoreUnavailable
-from agentraft_ray.protocol.records import RunAdmitted, RunParked, decode_record
+from agentraft_ray.errors import AgentRaftError, FingerprintMismatch, RunExpired, RunIdConflict, StoreError, StoreUnavailable
+from agentraft_ray.protocol.records import RunParked
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.acknowledged import AcknowledgedLogs
 from agentraft_ray.runtime.logs import RunLogs, admission_digest
 from agentraft_ray.runtime.outputs import RunOutputs
+from agentraft_ray.telemetry.tracing import RunTrace, traced, tracing
 
 __all__ = ["Arrival", "Intake"]
 
@@ -123,7 +124,12 @@ class Intake:
 
     async def _admit(self, client: str, tasks: Sequence[tuple[int, Submission, Program]]) -> dict[int, Accepted]:
         """Have the store decide about every task: it is new, it is the one that has the id already, or another one has it."""
-        made = [self.logs.admission(one.run_id, one.task, program.plan) for _, one, program in tasks]  # type: ignore[arg-type]
+        spans = tracing()
+        roots = [None if spans is None else spans.admission(program.plan, one.run_id, one.trace) for _, one, program in tasks]
+        made = [
+            self.logs.admission(one.run_id, one.task, program.plan, one.trace if root is None else root.context)  # type: ignore[arg-type]
+            for (_, one, program), root in zip(tasks, roots, strict=True)
+        ]
         new = [NewRun(state.run_id, wanted, stored, state.head) for wanted, stored, state in made]
         self._admitting += len(new)
         try:
@@ -132,7 +138,7 @@ class Intake:
             self._admitting -= len(new)
         answers: dict[int, Accepted] = {}
         claims: list[Claim] = []
-        for (at, one, program), (wanted, _, state), admission in zip(tasks, made, admissions, strict=True):
+        for (at, one, program), root, (wanted, _, state), admission in zip(tasks, roots, made, admissions, strict=True):
             try:
                 if isinstance(admission, StoreError):
                     raise admission
@@ -141,6 +147,8 @@ class Intake:
                 answers[at] = _refused(one.run_id, error)
                 continue
             answers[at] = Accepted(one.run_id, admission.created)
+            if root is not None and admission.created:
+                root.end()
             is_here = one.run_id in self.shard.runs or one.run_id in self.arriving
             if admission.created and not is_here:
                 arrival = self.arriving[one.run_id] = Arrival(one.run_id, {client: one.listening})
@@ -153,17 +161,21 @@ class Intake:
 
     async def _claim(self, claims: Sequence[Claim]) -> None:
         """Claim runs that were admitted just now; their logs need not be read."""
-        made = [self.logs.claim_entry(arrival.run_id, self.owner, meta, 0) for arrival, _, _, meta in claims]
+        traces = [traced(program.plan, arrival.run_id, state.trace) for arrival, program, state, _ in claims]
+        made = [
+            self.logs.claim_entry(arrival.run_id, self.owner, meta, 0, trace.context if trace is not None else "")
+            for (arrival, _, _, meta), trace in zip(claims, traces, strict=True)
+        ]
         answers: Sequence[object]
         try:
             answers = await self.store.append_many([entry for entry, _ in made])
         except AgentRaftError as error:
             _log.warning("%d new runs could not be claimed, their logs are read: %s", len(claims), error)
             answers = [error] * len(claims)
-        for (arrival, program, state, _), (entry, record), answer in zip(claims, made, answers, strict=True):
+        for (arrival, program, state, _), trace, (entry, record), answer in zip(claims, traces, made, answers, strict=True):
             if isinstance(answer, Answer) and answer.kind is AnswerKind.APPENDED:
                 state.apply(record, entry.records[0])
-                self._adopt(arrival, program, state)
+                self._adopt(arrival, program, state, trace)
             else:
                 self._spawn(self._pick_up(arrival))
 
@@ -233,7 +245,8 @@ class Intake:
         if isinstance(answer, Answer):
             lost_records = answer.kind in {AnswerKind.MOVED, AnswerKind.MISSING} or answer.token.epoch < live.machine.token.epoch
             rewound = f"the store answered {answer.kind.value} to record {live.acknowledged.index}" if lost_records else ""
-            _log.info("run %s: the store answered %s; looking at it again", live.run_id, answer.kind.value)
+            about = {"run_id": live.run_id}
+            _log.info("run %s: the store answered %s; looking at it again", live.run_id, answer.kind.value, extra=about)
         self._remember(live)  # a store that was away may come back with less than it had acknowledged
         self.pick_up([live.run_id], live.clients, rewound)
 
@@ -262,7 +275,7 @@ class Intake:
                 self.stuck[arrival.run_id] = str(error)
                 self._give_up(arrival, FingerprintMismatch(f"run {arrival.run_id}: {error}", run_id=arrival.run_id))
             except StoreUnavailable as error:
-                _log.warning("run %s waits for its store: %s", arrival.run_id, error)
+                _log.warning("run %s waits for its store: %s", arrival.run_id, error, extra={"run_id": arrival.run_id})
                 await asyncio.sleep(self.pace.foreign_poll_s)
                 self._spawn(self._pick_up(arrival))
             except AgentRaftError as error:
@@ -278,11 +291,14 @@ class Intake:
             if meta.status == "finished":
                 await self._tell_finished(arrival, meta)
                 return
-            program = await self.programs.find((await self._admitted(run_id)).fingerprint)
+            admitted = await self.logs.admitted(run_id)
+            program = await self.programs.find(admitted.fingerprint)
+            trace = traced(program.plan, run_id, admitted.trace)
             known = self.known.get(run_id)
             if known is not None and not arrival.rewound:
                 arrival.rewound = known.lost(meta)
-            entry, _ = self.logs.claim_entry(run_id, self.owner, meta, known.token.epoch if known is not None else 0)
+            epoch = known.token.epoch if known is not None else 0
+            entry, _ = self.logs.claim_entry(run_id, self.owner, meta, epoch, trace.context if trace is not None else "")
             answer = await self.store.append(entry)
             if answer.kind is AnswerKind.APPENDED:
                 break
@@ -298,29 +314,22 @@ class Intake:
         state = await self.logs.fold(run_id)
         commands = await self.store.inbox(run_id)
         if arrival.rewound:
-            self._park_rewound(arrival, program, state)
+            self._park_rewound(arrival, program, state, trace)
         else:
-            self._adopt(arrival, program, state, commands)
+            self._adopt(arrival, program, state, trace, commands)
 
-    async def _admitted(self, run_id: str) -> RunAdmitted:
-        stored = await self.store.read(run_id, 0, 1)
-        record = decode_record(self.logs.seal.open(run_id, 0, stored[0])) if stored else None
-        if not isinstance(record, RunAdmitted):
-            raise RunNotFound(f"no log of run {run_id!r} in this store", run_id=run_id)
-        return record
-
-    def _adopt(self, arrival: Arrival, program: Program, state: RunState, commands: Iterable[Any] = ()) -> None:
+    def _adopt(self, arrival: Arrival, program: Program, state: RunState, trace: RunTrace | None, commands: Iterable[Any] = ()) -> None:
         self.arriving.pop(arrival.run_id, None)
         self.stuck.pop(arrival.run_id, None)
-        live = LiveRun(program, state, arrival.clients, self.store, self.logs.seal)
+        live = LiveRun(program, state, arrival.clients, self.store, self.logs.seal, trace)
         for client in live.listeners:
             self.attached(live, client)
         self.shard.adopt(live, commands)
 
-    def _park_rewound(self, arrival: Arrival, program: Program, state: RunState) -> None:
+    def _park_rewound(self, arrival: Arrival, program: Program, state: RunState, trace: RunTrace | None) -> None:
         """The log has lost what was acknowledged: the run is put aside, and the log says why."""
         self.arriving.pop(arrival.run_id, None)
-        live = LiveRun(program, state, arrival.clients, self.store, self.logs.seal)
+        live = LiveRun(program, state, arrival.clients, self.store, self.logs.seal, trace)
         for client in live.listeners:
             self.attached(live, client)
         reason = f"{_REWOUND} {arrival.rewound}"[:_REASON_CHARS_MAX]
@@ -348,7 +357,7 @@ class Intake:
         for client in arrival.clients:
             self.desk.put(client, failure_of(arrival.run_id, error))
         if not arrival.clients:
-            _log.warning("run %s cannot be gone on with here: %s", arrival.run_id, error)
+            _log.warning("run %s cannot be gone on with here: %s", arrival.run_id, error, extra={"run_id": arrival.run_id})
         self._forget(arrival)
 
     def _forget(self, arrival: Arrival) -> None:

@@ -16,8 +16,10 @@ from agentraft_ray.protocol.records import StepCommitted
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.acknowledged import Acknowledged
 from agentraft_ray.runtime.boundary import checked_verdict
+from agentraft_ray.runtime.logs import append_entry
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.taxonomy import VerificationResult
+from agentraft_ray.telemetry.tracing import RunTrace
 
 __all__ = ["Breakers", "LiveRun", "Program"]
 
@@ -64,7 +66,7 @@ class LiveRun:
 
     `clients` hear how it ends or waits (True: its events are wanted too), `listeners` are those of them that are told events by now.
     `ready` = what waits for the append that is in flight or queued. `tickets` maps the numbers of open calls to the tickets
-    under which they are with a worker or verifier. `wake_at` = when the timer rings for it.
+    under which they are with a worker or verifier. `wake_at` = when the timer rings for it. `trace` gets its spans.
     """
 
     __slots__ = (
@@ -82,10 +84,13 @@ class LiveRun:
         "task",
         "tickets",
         "told_waiting",
+        "trace",
         "wake_at",
     )
 
-    def __init__(self, program: Program, state: RunState, clients: dict[str, bool], store: RunStore, seal: Seal) -> None:
+    def __init__(
+        self, program: Program, state: RunState, clients: dict[str, bool], store: RunStore, seal: Seal, trace: RunTrace | None = None
+    ) -> None:
         self.run_id = state.run_id
         self.program = program
         self.state = state
@@ -101,31 +106,15 @@ class LiveRun:
         self.told_waiting: tuple[str, ...] | None = None
         self.wake_at: float | None = None
         self.acknowledged = Acknowledged(state.token, state.index, state.head)
+        self.trace = trace
+        if trace is not None:
+            trace.follow(state.token.epoch, state.traced_lives[0])
         self.is_gone = False
 
     def entry(self, seal: Seal) -> AppendEntry:
         """The append that `ready` asks for."""
-        ready, run_id = self.ready, self.run_id
-        assert ready is not None
-        blobs: tuple[tuple[bytes, bytes], ...] = ()
-        if ready.blobs:
-            named = [(seal.blob_name(digest), data) for digest, data in ready.blobs]
-            blobs = tuple((name, seal.seal_blob(run_id, name, data)) for name, data in named)
-        return AppendEntry(
-            run_id,
-            ready.token,
-            ready.new_head,
-            ready.index,
-            ready.head,
-            ready.records,
-            ready.new_head,
-            None,
-            blobs,
-            tuple([seal.blob_name(digest) for digest in ready.needs]) if ready.needs else (),
-            ready.taken,
-            ready.status,  # type: ignore[arg-type]
-            ready.outcome,
-        )
+        assert self.ready is not None
+        return append_entry(self.run_id, self.ready, seal)
 
     def appended(self, answer: Answer) -> tuple[Any, ...]:
         """The append stands: remember it and the outputs that it committed; the commands that may now be acted on."""
@@ -143,4 +132,6 @@ class LiveRun:
                 if data is not None:
                     self.outputs.keep(record.certificate.step, position, data)
             position += 1
+        if self.trace is not None:
+            self.trace.stands(ready.decided)
         return ready.commands

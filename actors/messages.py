@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from agentraft_ray.protocol.records import Payload, TaskRecord
-from agentraft_ray.taxonomy import FREE, Cost, VerificationResult
+from agentraft_ray.taxonomy import FREE, Allowance, Cost, VerificationResult
 
 __all__ = [
     "Judge",
@@ -38,7 +38,8 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 class Work(_Message, frozen=True):
     """Run a step function. `definition` = fingerprint of its pipeline; `parents` = (step, encoded output) of its direct parents, and
-    None for an output that is too long to travel: it is read from the store. `task` is None for the same reason."""
+    None for an output that is too long to travel: it is read from the store. `task` is None for the same reason. `trace` = the context
+    that the spans of whoever runs it belong to, "" where nobody traces."""
 
     ticket: int
     definition: bytes
@@ -51,11 +52,13 @@ class Work(_Message, frozen=True):
     timeout_s: float | None
     task: TaskRecord | None
     parents: tuple[tuple[int, bytes | None], ...]
+    trace: str = ""
 
 
 class Judge(_Message, frozen=True):
     """Give a verdict about an output: `output`, whose bytes are in the store where it has none. `position` = that of its commit for
-    a suspect that is judged again, else -1. `previous` names the verifier that a second opinion must differ from, "" for none."""
+    a suspect that is judged again, else -1. `previous` names the verifier that a second opinion must differ from, "" for none.
+    `allowance` = what the verdict may cost, None where the run has no budget. `trace` as in `Work`."""
 
     ticket: int
     definition: bytes
@@ -68,6 +71,8 @@ class Judge(_Message, frozen=True):
     timeout_s: float
     task: TaskRecord | None
     parents: tuple[tuple[int, bytes | None], ...]
+    allowance: Allowance | None = None
+    trace: str = ""
 
 
 class Returned(_Message, frozen=True, tag=1):
@@ -109,7 +114,12 @@ class Returning(_Message, frozen=True, tag=5):
 
 
 class Welcome(_Message, frozen=True, tag=6):
-    """No reply, but what the first exchange of a client begins with: whatever it has asked this process for earlier is not here."""
+    """No reply, but what an exchange comes back with that does not name the present `session` of its client; the next one does.
+
+    Whatever the client has asked this process for in another session is not here, and what it asks for in its name is handed back.
+    """
+
+    session: str
 
 
 Reply = Returned | Raised | Judged | Unloaded | Returning

@@ -72,13 +72,18 @@ class Pool:
 
     @property
     def peers(self) -> list[str]:
-        """The names of the peers."""
-        return [lane.peer.name for lane in self._lanes]
+        """The names of the peers, without those that are leaving."""
+        return [lane.peer.name for lane in self._lanes if not lane.is_leaving]
+
+    @property
+    def waiting(self) -> int:
+        """Requests for which no peer has had room."""
+        return len(self.queue) + len(self.alone)
 
     @property
     def open(self) -> int:
         """Requests that are with a peer or wait for one."""
-        return len(self.queue) + len(self.alone) + sum(len(lane.open) for lane in self._lanes)
+        return self.waiting + sum(len(lane.open) for lane in self._lanes)
 
     def send(self, request: Request, *, alone: bool = False) -> None:
         """Queue a request; it leaves when the caller has queued all that it has now. `alone`: to a peer that does nothing else."""
@@ -101,10 +106,19 @@ class Pool:
         return False
 
     def replace_peers(self, peers: Iterable[Peer]) -> None:
-        """Add the peers that are new; those that are gone are lost by themselves."""
-        known = set(self.peers)
-        self._lanes += [_Lane(self, peer) for peer in peers if peer.name not in known]
+        """These are the peers from now on. One that is not among them gets nothing new; what is open there still comes back."""
+        named = {peer.name: peer for peer in peers}
+        for lane in self._lanes:
+            lane.is_leaving = named.pop(lane.peer.name, None) is None
+        self._lanes += [_Lane(self, peer) for peer in named.values()]
+        self._forget_left()
         self._wake()
+
+    def _forget_left(self) -> None:
+        left = [lane for lane in self._lanes if lane.is_leaving and not lane.open]
+        for lane in left:
+            self._lanes.remove(lane)
+            lane.close()
 
     def hold(self, is_held: bool) -> None:
         """Send nothing new, or go on sending."""
@@ -156,7 +170,9 @@ class _Lane:
         self.open: dict[int, Request] = {}
         self.is_up = True
         self.is_exclusive = False
+        self.is_leaving = False
         self._is_resting = False  # it has handed requests back
+        self._session = ""  # the peer has not said yet
         self._in_flight = 0
         self._sent_at = 0.0
         self._on_their_way: list[list[Request]] = []
@@ -181,7 +197,7 @@ class _Lane:
     @property
     def is_ready(self) -> bool:
         """Whether it is there and takes requests at all."""
-        return self.is_up and not self._is_resting
+        return self.is_up and not self._is_resting and not self.is_leaving
 
     def push(self, requests: list[Request], *, is_alone: bool = False) -> None:
         self.is_exclusive = is_alone
@@ -226,7 +242,8 @@ class _Lane:
         if life != self._life:
             return
         self._in_flight -= 1
-        if replies and isinstance(replies[0], Welcome):
+        if replies and isinstance(replies[0], Welcome) and replies[0].session != self._session:
+            self._session = replies[0].session
             self._begin_anew()
         self._on_their_way.remove(requests)
         self._take(replies)
@@ -238,11 +255,13 @@ class _Lane:
         """Something has come back: there may be room for more."""
         if not self.open:
             self.is_exclusive = False
+            if self.is_leaving:
+                self.pool._forget_left()
         self.pool._wake()
 
     async def _call(self, requests: list[Request], sent_at: float) -> list[Reply | Welcome]:
         pool = self.pool
-        call = asyncio.ensure_future(self.peer.call("exchange", pool.client, encode(requests), sent_at, pool.good_for_s))
+        call = asyncio.ensure_future(self.peer.call("exchange", pool.client, encode(requests), sent_at, pool.good_for_s, self._session))
         try:
             while True:
                 done, _ = await asyncio.wait([call], timeout=self.pool.pace.stall_s)
@@ -339,7 +358,10 @@ class _Lane:
         self._on_their_way.clear()
         self._cancelled.clear()
         _log.warning("%s; %d requests that were open there are sent again", error, len(lost))
-        self._spawn(self._come_back())
+        if self.is_leaving:
+            self.pool._forget_left()
+        else:
+            self._spawn(self._come_back())
         self.pool.on_lost(lost)
 
     def _begin_anew(self) -> None:

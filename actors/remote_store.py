@@ -20,7 +20,7 @@ from agentraft_ray.actors.messages import decode, encode
 from agentraft_ray.actors.peers import Peer, PeerLost
 from agentraft_ray.actors.store_messages import DRAINING, Outcome, admissions_from, answers_from, error_from
 from agentraft_ray.actors.store_spec import StoreSpec, limits_of, open_store
-from agentraft_ray.checkpoint.base import Admission, Answer, AppendEntry, Command, NewRun, RunMeta, check_document
+from agentraft_ray.checkpoint.base import Admission, Answer, AppendEntry, Command, NewRun, RunMeta, RunPart, RunPlace, check_document
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from agentraft_ray.errors import StoreError, StoreUnavailable
 from agentraft_ray.identity import check_run_id
@@ -243,6 +243,10 @@ class ClusterStore(LoggedCheckpointStore):
         """See `RunStore.finished_runs`. Looks through the open ones first: the actor moves those that finished only soon after."""
         await self.reader.open_runs()
         return await self.reader.finished_runs(older_than_s)
+
+    async def list_runs(self, part: RunPart, count: int, before: RunPlace | None = None) -> list[RunPlace]:
+        """See `RunStore.list_runs`."""
+        return await self.reader.list_runs(part, count, before)
 
     async def document(self, name: str) -> bytes | None:
         """See `RunStore.document`."""

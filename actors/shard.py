@@ -37,7 +37,7 @@ from agentraft_ray.protocol.messages import (
 from agentraft_ray.protocol.records import Payload, RunParked, TaskRecord
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.outputs import History
-from agentraft_ray.taxonomy import FailureCause, VerificationResult
+from agentraft_ray.taxonomy import Cost, FailureCause, VerificationResult
 from agentraft_ray.verifier.base import VerifyInput
 
 __all__ = ["Requests", "Shard"]
@@ -49,6 +49,7 @@ _TASK_BYTES_MAX = 16 * 1024
 _JUDGES_LOST_MAX = 3
 _TIMERS_PER_RUN = 4
 _TIMERS_SPARE = 256
+_UNKNOWN = Cost(0, None, 0.0)
 
 
 class Requests(Protocol):
@@ -128,6 +129,8 @@ class Shard:
             self._call_off(live, number)
         for permit in live.machine.permits():
             live.program.breakers.settle(permit, "released")
+        if live.trace is not None:
+            live.trace.end()
 
     # --- what comes in -------------------------------------------------------------------------------------------------------
 
@@ -141,7 +144,11 @@ class Shard:
             live, command, _ = found
             live.tickets.pop(command.call.number, None)
             if not live.is_gone:  # what was called off is answered too: its machine books what it has cost
-                live.machine.feed(_event_of(command, reply), now)
+                event = _event_of(command, reply)
+                if type(event) is VerdictReturned:
+                    self._verdict(live, event, now)
+                else:
+                    live.machine.feed(event, now)
                 self._go(live, now)
 
     def lost(self, requests: Sequence[Work | Judge]) -> None:
@@ -155,14 +162,19 @@ class Shard:
             live.tickets.pop(command.call.number, None)
             if live.is_gone:
                 continue
+            if live.trace is not None:
+                live.trace.lost(command.step)
             if isinstance(command, RunStep):
                 live.machine.feed(WorkerLost(command.call), now)
                 self._go(live, now)
-            elif losses < _JUDGES_LOST_MAX:
+                continue
+            if live.program.blueprint.verifier.uses_model(live.program.blueprint.pipeline.step_at(command.step).criticality):
+                live.machine.late = live.machine.late + _UNKNOWN  # it may have asked its model
+            if losses < _JUDGES_LOST_MAX:
                 self._ask_judge(live, command, losses + 1)
             else:
                 fault = VerificationResult.fault(f"{losses + 1} verifiers were lost while they judged it", verifier="cluster")
-                live.machine.feed(VerdictReturned(command.call, fault), now)
+                self._verdict(live, VerdictReturned(command.call, fault), now)
                 self._go(live, now)
 
     def permitted(self, event: PermitGranted | PermitDenied) -> None:
@@ -255,6 +267,8 @@ class Shard:
 
     def _leave(self, live: LiveRun) -> None:
         live.is_gone = True
+        if live.trace is not None:
+            live.trace.end()
         if self.runs.get(live.run_id) is live:
             del self.runs[live.run_id]
 
@@ -296,6 +310,7 @@ class Shard:
             command.timeout_s,
             _travelling(live.state.task),
             self._parents(live, command.step),
+            "" if live.trace is None else live.trace.dispatched(command),
         )
         self.pool_of(program.groups[command.step % program.plan.width]).send(work, alone=command.fresh_worker)
 
@@ -312,9 +327,16 @@ class Shard:
             return
         verdict = self._judge_here(live, command) if command.output is not None and not command.previous else None
         if verdict is not None:
-            live.machine.feed(VerdictReturned(command.call, verdict), now)
+            if live.trace is not None:
+                live.trace.asked(command)
+            self._verdict(live, VerdictReturned(command.call, verdict), now)
         else:
             self._ask_judge(live, command, 0)
+
+    def _verdict(self, live: LiveRun, event: VerdictReturned, now: float) -> None:
+        if live.trace is not None:
+            live.trace.judged(event)
+        live.machine.feed(event, now)
 
     def _judge_here(self, live: LiveRun, command: Verify) -> VerificationResult | None:
         """The verdict of rules that take no time; None where a verifier must be asked."""
@@ -351,6 +373,8 @@ class Shard:
                 command.timeout_s,
                 _travelling(live.state.task),
                 self._parents(live, command.step),
+                command.allowance,
+                "" if live.trace is None else live.trace.asked(command),
             )
         )
 

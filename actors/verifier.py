@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Mapping
 from functools import partial
 
@@ -16,11 +15,13 @@ from agentraft_ray.errors import StoreUnavailable
 from agentraft_ray.protocol.records import TaskRecord
 from agentraft_ray.runtime.blueprint import Blueprint
 from agentraft_ray.runtime.boundary import checked_verdict, described
-from agentraft_ray.runtime.judging import opinion, task_copy
+from agentraft_ray.runtime.judging import RunningVerdict, opinion, task_copy
 from agentraft_ray.runtime.logged_outputs import LoggedOutputs
 from agentraft_ray.runtime.outputs import History
-from agentraft_ray.taxonomy import VerificationResult
+from agentraft_ray.taxonomy import FREE, VerdictKind, VerificationResult
+from agentraft_ray.telemetry import semantics
 from agentraft_ray.verifier.base import VerifyInput
+from agentraft_ray.verifier.spending import Spending
 
 __all__ = ["VerifierActor", "VerifierSettings"]
 
@@ -50,28 +51,28 @@ class VerifierActor(ExchangeHost):
             open_store=open_store,
         )
 
-    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0) -> bytes:
+    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0, session: str = "") -> bytes:
         """Take in a batch of `Judge`; the verdicts that are ready, once there are any, at the latest after `hold_s`."""
-        return await self._exchanged(client, decode(batch, list[Judge]), sent_at, good_for_s)
+        return await self._exchanged(client, decode(batch, list[Judge]), sent_at, good_for_s, session)
 
     # --- one verdict ---------------------------------------------------------------------------------------------------------
 
     def begin(self, request: Request) -> Awaitable[VerificationResult | None]:
         """Start with a verdict; what comes back gives it."""
-        return self._judge(request)
+        return self._in_span(semantics.JUDGE, request, self._judge(request), _flaw)
 
     async def _judge(self, request: Request) -> VerificationResult | None:
         ask: Judge = request.ask
         blueprint: Blueprint = request.definition
         verifier, outputs = blueprint.verifier, self._outputs(blueprint, ask.run_id)
-        request.running = time.perf_counter()
+        running = request.running = RunningVerdict(ask.ticket, ask.allowance)
         task, near, data, previous = ask.task, dict(ask.parents), ask.output.data, ask.previous
         if task is None or data is None or None in near.values():
             task, near = await self._fetched(ask, outputs)  # type: ignore[assignment]
             if data is None:
                 data, passed_by = await asyncio.to_thread(outputs.judged_data, ask.output, ask.position)
                 previous = previous or passed_by  # only the commit itself says who has passed a suspect
-        make = partial(_input, ask, blueprint, outputs, task, near, data)  # type: ignore[arg-type]
+        make = partial(_input, ask, blueprint, outputs, task, near, data, running.spending)  # type: ignore[arg-type]
         return await opinion(verifier, make, previous, partial(_checked, blueprint), is_suspect=ask.position >= 0)
 
     def waits(self, request: Request) -> None:
@@ -97,15 +98,27 @@ class VerifierActor(ExchangeHost):
 
     def _fault(self, request: Request, why: str) -> Judged:
         name = request.definition.verifier.name
-        return Judged(request.ask.ticket, VerificationResult.fault(why, verifier=name), self._seconds(request))
+        running: RunningVerdict | None = request.running
+        cost = running.bill() if running is not None else FREE
+        return Judged(request.ask.ticket, VerificationResult.fault(why, verifier=name, cost=cost), cost.seconds)
 
     def _seconds(self, request: Request) -> float:
-        began: float | None = request.running
-        return 0.0 if began is None else time.perf_counter() - began
+        running: RunningVerdict | None = request.running
+        return running.seconds if running is not None else 0.0
+
+
+def _flaw(done: VerificationResult | None) -> str:
+    return "verifier_fault" if done is not None and done.kind is VerdictKind.FAULT else ""
 
 
 def _input(
-    ask: Judge, blueprint: Blueprint, outputs: LoggedOutputs, task: TaskRecord, near: Mapping[int, bytes], data: bytes
+    ask: Judge,
+    blueprint: Blueprint,
+    outputs: LoggedOutputs,
+    task: TaskRecord,
+    near: Mapping[int, bytes],
+    data: bytes,
+    spending: Spending,
 ) -> VerifyInput:
     return VerifyInput(
         task=task_copy(task),
@@ -114,6 +127,7 @@ def _input(
         history=History(outputs, ask.step, near),
         attempt=ask.attempt,
         deadline_s=ask.timeout_s,
+        spending=spending,
     )
 
 

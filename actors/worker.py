@@ -25,6 +25,7 @@ from agentraft_ray.runtime.logged_outputs import LoggedOutputs
 from agentraft_ray.runtime.outputs import AncestorOutputs
 from agentraft_ray.runtime.steps import RunningStep, StepThreads
 from agentraft_ray.taxonomy import FailureCause
+from agentraft_ray.telemetry import semantics
 
 __all__ = ["WorkerActor", "WorkerSettings"]
 
@@ -69,14 +70,17 @@ class WorkerActor(ExchangeHost):
         self._leave = leave
         self._is_doomed = False  # a step has overrun its time, and may not have stopped
 
-    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0) -> bytes:
+    async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0, session: str = "") -> bytes:
         """Take in a batch of `Work`; the replies that are ready, once there are any, at the latest after `hold_s`."""
-        return await self._exchanged(client, decode(batch, list[Work]), sent_at, good_for_s)
+        return await self._exchanged(client, decode(batch, list[Work]), sent_at, good_for_s, session)
 
     # --- one step ------------------------------------------------------------------------------------------------------------
 
     def begin(self, request: Request) -> Awaitable[StepReturned | StepRaised]:
         """Start a step; what comes back runs it."""
+        return self._in_span(semantics.EXECUTE, request, self._begun(request), _flaw)
+
+    def _begun(self, request: Request) -> Awaitable[StepReturned | StepRaised]:
         work: Work = request.ask
         outputs, near = self._outputs(request.definition, work.run_id), dict(work.parents)
         if work.task is None or None in near.values():
@@ -166,6 +170,10 @@ class WorkerActor(ExchangeHost):
 
     def _figures(self) -> Figures:
         return super()._figures() | {"overdue_threads": self._threads.overdue}
+
+
+def _flaw(done: StepReturned | StepRaised) -> str:
+    return done.cause.value if isinstance(done, StepRaised) else ""
 
 
 def _reply(ticket: int, event: StepReturned | StepRaised) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,7 @@ __all__ = ["ClusterPort", "default_verifier", "wrap"]
 
 LoggedCheckpointStore.log_view = staticmethod(checkpoints_of_log)
 
+_log = logging.getLogger("agentraft_ray")
 _warned: set[str] = set()
 
 
@@ -132,7 +134,7 @@ def wrap(
         return cluster.coordinator(pipeline, verifier or given.verifier, settings, hook)
     _check_placement(found)
     plain = _plain_breaker(given.breaker, failure_threshold, cooldown_seconds)
-    blueprint = blueprint_of(found, judge or given.verifier or default_verifier(), settings, plain)
+    blueprint = blueprint_of(found, _chosen(judge or given.verifier), settings, plain)
     seal: Seal = PlainSeal() if encryption_key is None else EncryptingSeal(encryption_key)
     run_store, mirror = _open_store(store if store is not None else given.store, durability, settings.limits)
     if isinstance(run_store, LoggedCheckpointStore):
@@ -146,6 +148,15 @@ def wrap(
 
     owns_store = not isinstance(store if store is not None else given.store, RunStore)
     return Coordinator(environment, hook, owns_store=owns_store)
+
+
+def _chosen(verifier: Verifier | None) -> Verifier:
+    """The verifier to judge with. What it lacks in this process is said, and no more than that: it may be set before the first run."""
+    if verifier is None:
+        return default_verifier()
+    for line in verifier.missing():
+        _log.warning("%s", line)
+    return verifier
 
 
 def default_verifier() -> Verifier:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agentraft_ray.checkpoint.base import CheckpointStore
     from agentraft_ray.verifier.base import Verifier
 
-__all__ = ["AgentRaftConfig", "Budget", "Limits", "OnOpen", "RetryPolicy"]
+__all__ = ["AgentRaftConfig", "Budget", "Limits", "OnOpen", "ProviderLimits", "RetryPolicy"]
 
 OnOpen = Literal["park", "fail"]
 
@@ -84,6 +84,8 @@ class Limits:
     inbox_max: int = 1_000
     verifier_retry_delay_s: float = 0.5
     verifier_timeout_s: float = 120.0
+    verifier_hold_s: float = 5.0  # a verifier that wants to be asked again within this is waited for without a word in the log
+    verifier_wait_s: float = 120.0  # `run` waits so long for a verifier that has named a time; one that takes longer gives it back
     verifier_park_retry_s: float = 30.0  # a submitted run that waits for a verifier asks it again after this
     store_wait_s: float = 30.0  # how long a run waits for a store that does not answer
     lease_ttl_s: float = 10.0
@@ -98,6 +100,33 @@ class Limits:
     remembered_runs_max: int = 10_000  # unfinished runs of which a coordinator knows how far their logs had come
     mirror_wait_s: float = 5.0  # how long a user's own checkpoint store may take to follow one append
     cached_outputs_bytes_max: int = 1024 * 1024  # outputs of one run kept in memory; older ones are read from the store
+
+
+@dataclass(frozen=True)
+class ProviderLimits:
+    """Of the requests that one process sends to one model of one provider, and of the breaker that all processes share for it."""
+
+    concurrency_max: int = 64  # requests under way; as many threads, where the provider's package blocks
+    waiting_max: int = 2_000  # requests that wait for room; further ones are refused
+    call_timeout_s: float = 60.0
+    connect_timeout_s: float = 5.0
+    thread_idle_s: float = 1.0  # a thread without work ends after this: a run leaves none behind
+    grace_s: float = 2.0  # what may be sent again within this is waited for; what takes longer parks the step
+    busy_retry_s: float = 5.0  # a request that found no room comes back after this
+    rate_limit_pause_s: float = 2.0  # where the provider names no time; doubled every time
+    rate_limit_pause_s_max: float = 60.0
+    quota_pause_s: float = 300.0  # where the provider names no time
+    retry_after_s_max: float = 24 * 3600.0  # what a provider may ask for
+    thinking_tokens: int = 2_000  # on top of max_tokens, for a model whose thinking cannot be switched off
+    adaptations_max: int = 6  # things that a server turned out not to know, and that are left out from then on
+    failure_threshold: int = 5  # failures in a row that open the breaker of a model, from however many runs
+    cooldown_s: float = 30.0
+    probe_ttl_s: float = 90.0  # longer than a call may take
+
+    def __post_init__(self) -> None:
+        whole = (self.concurrency_max, self.waiting_max, self.failure_threshold)
+        if min(whole) < 1 or min(self.call_timeout_s, self.connect_timeout_s, self.thread_idle_s, self.cooldown_s) <= 0:
+            raise InvalidConfig(f"limits of a provider take numbers over 0, not {self!r}")
 
 
 @dataclass

@@ -140,7 +140,7 @@ class VerifierUnavailable(AgentRaftError):
 
 
 class BudgetExhausted(AgentRaftError):
-    """The run's budget does not allow the next attempt. Fields: resource, limit."""
+    """The run's budget does not allow the next attempt or verdict. Fields: resource, limit."""
 
 
 class RunCancelled(AgentRaftError):

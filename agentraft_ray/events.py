@@ -10,7 +10,7 @@ from agentraft_ray.errors import ErrorType
 from agentraft_ray.protocol.messages import Announce
 from agentraft_ray.protocol.plan import Plan
 from agentraft_ray.protocol.records import Certificate
-from agentraft_ray.taxonomy import VerdictKind, VerificationResult
+from agentraft_ray.taxonomy import FREE, VerdictKind, VerificationResult
 
 __all__ = ["EVENT_VERSION", "Event", "EventType", "event_of", "verdict_of"]
 
@@ -115,4 +115,6 @@ def verdict_of(certificate: Certificate, hint: str = "", reasoning: str = "") ->
         VerdictKind(certificate.kind),
         prompt=certificate.prompt,
         calibration=certificate.calibration,
+        cached=certificate.cached,
+        cost=certificate.cost or FREE,
     )

@@ -13,6 +13,10 @@ PROGRAMS = {
     "throughput": ("benchmarks.throughput.command", "steps/s of the actor runtime on a local Ray cluster, beside the bare loop (6 min)"),
     "kill9": ("benchmarks.kill9.command", "kill -9 of the process, the server and both at random moments; what must hold after (2 min)"),
     "chaos": ("benchmarks.chaos.command", "a live cluster under a plan of kills, stops and stalls; what must hold after (an hour; 3 min)"),
+    "cascade": (
+        "benchmarks.cascade.command",
+        "one step that breaks in 1,000 live runs: attempts, probes, other pipelines, recovery (1 min)",
+    ),
     "bare-loop": (
         "benchmarks.bare_loop.command",
         "what Ray actors and an fsynced append alone could do: a bound, with CPU (30 s)",

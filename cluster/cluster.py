@@ -39,6 +39,7 @@ from agentraft_ray.runtime.logs import RunLogs, task_record
 from agentraft_ray.runtime.owner import Owner
 from agentraft_ray.runtime.results import error_result
 from agentraft_ray.runtime.steps import StepThreads
+from agentraft_ray.telemetry.context import current_trace
 from agentraft_ray.verifier.base import Verifier
 
 __all__ = ["Cluster"]
@@ -269,7 +270,7 @@ class Cluster:
         """A follower that has not submitted yet. Raises InvalidConfig, OutputNotEncodable or PayloadTooLarge for what cannot be a run."""
         check_run_id(run_id)
         record = None if task is None else task_record(task, blueprint.limits)
-        submission = Submission(run_id, blueprint.plan.fingerprint, record, sink is not None)
+        submission = Submission(run_id, blueprint.plan.fingerprint, record, sink is not None, current_trace())
         return Follower(blueprint, self._store, self._seal, submission, sink, until_waiting=until_waiting)
 
     def follow(self, follower: Follower) -> None:

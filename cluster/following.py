@@ -146,7 +146,8 @@ class Follower:
                     claim = 0  # whoever asks for a run that is over is told all of it
                 missed += told_of(state, record)
         except AgentRaftError as error:
-            _log.warning("events of run %s that stand in its log could not be read: %s", self.run_id, error)
+            about = {"run_id": self.run_id}
+            _log.warning("events of run %s that stand in its log could not be read: %s", self.run_id, error, extra=about)
         if begins and claim:
             self._put(Announce("run_start", -1, 0, detail=resumed_from, at=started_at))
         first = (claim, -1) if begins else self._last

@@ -38,7 +38,9 @@ class ClusterSettings(BaseSettings):
     shards: int = Field(1, ge=1, le=256, description="coordinators; runs are spread over them by their ids")
     workers: int | None = Field(None, ge=1, description="workers for steps that ask for no resources; default: one per CPU, at most 8")
     worker_cpus: float = Field(0.5, ge=0, description="CPUs that each of those claims")
-    group_workers: int = Field(1, ge=1, description="workers for each group of steps that ask for resources of their own")
+    group_workers: int = Field(1, ge=1, description="workers for each group of steps that ask for resources of their own, at the least")
+    group_workers_max: int | None = Field(None, ge=1, description="as many of them at the most, while steps wait for one; default: no more")
+    group_idle_s: float = Field(60.0, gt=0, description="workers beyond the least that were not needed for so long are ended")
     verifiers: int = Field(1, ge=1, description="verifier actors")
     verifier_cpus: float = Field(0.1, ge=0, description="CPUs that each of them claims")
     store: str = Field("embedded", description="'embedded' (a server of our own on this machine) or the URL of a Redis or Valkey server")
@@ -77,6 +79,11 @@ class ClusterSettings(BaseSettings):
             TomlConfigSettingsSource(settings_cls, file),
             PyprojectTomlConfigSettingsSource(settings_cls, Path("pyproject.toml")),
         )
+
+    @property
+    def group_count_max(self) -> int:
+        """Workers of a group with resources, at the most."""
+        return max(self.group_workers, self.group_workers_max or 0)
 
     @property
     def worker_count(self) -> int:

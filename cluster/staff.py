@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from agentraft_ray.actors.verifier import VerifierSettings
 from agentraft_ray.actors.wiring import cluster_store
 from agentraft_ray.actors.worker import WorkerSettings
 from agentraft_ray.cluster import ray_session
+from agentraft_ray.cluster.groups import Figures, Groups
 from agentraft_ray.cluster.nursery import Place, RayNursery
 from agentraft_ray.cluster.settings import ClusterSettings
 from agentraft_ray.config import Limits
@@ -68,13 +70,16 @@ class Staff:
     def __init__(self, settings: ClusterSettings, shard: ShardSettings) -> None:
         self._settings = settings
         self._shard = shard
-        self._groups = dict(shard.groups)
         self._nursery = RayNursery()
+        coordinators = [names.coordinator(settings.name, index) for index in range(shard.shards)]
+        self._groups = Groups(
+            settings.name, shard.groups[""], coordinators, self,
+            count_min=settings.group_workers, count_max=settings.group_count_max, idle_s=settings.group_idle_s,
+        )  # fmt: skip
         self._supervisor = Supervisor(self._nursery, self._children(), self._report)
         self._is_ending = False
-        self._making = asyncio.Lock()
         self._telling: set[asyncio.Task[None]] = set()
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start everything; returns when all answer. Raises InvalidConfig for what cannot be placed."""
@@ -84,53 +89,61 @@ class Staff:
         except TimeoutError:
             await self._refuse_missing(list(self._nursery.places))
         await self._refuse_missing(list(self._nursery.places))
-        self._watch = asyncio.get_running_loop().create_task(self._supervisor.run(), name="supervisor")
+        loop = asyncio.get_running_loop()
+        self._watches = [loop.create_task(self._supervisor.run(), name="supervisor"), loop.create_task(self._groups.run(), name="groups")]
 
     async def make_groups(self, blueprint: Blueprint) -> None:
         """Start workers for the steps of a pipeline that ask for resources of their own, and make them known to the coordinators.
 
         Raises InvalidConfig where these do not start in time.
         """
-        async with self._making:
-            new: dict[str, Step] = {}
-            for step in blueprint.pipeline.block:
-                group = names.group_of(step.num_cpus, step.num_gpus, dict(step.resources or {}), step.isolate)
-                if group not in self._groups:
-                    new.setdefault(group, step)
-            for group, step in new.items():
-                await self._make_group(group, step)
-            if new:
-                await asyncio.gather(*(self._configure(index) for index in range(self._shard.shards)))
+        await self._groups.make(list(blueprint.pipeline.block), self._has_started)
 
-    async def _make_group(self, group: str, step: Step) -> None:
-        made = [names.worker(self._settings.name, group, number) for number in range(self._settings.group_workers)]
+    async def _has_started(self, step: Step, workers: list[str]) -> None:
         missing = ray_session.missing_resources(step)
         if missing:
             _log.warning("step %r asks for %s, which no node has now; waiting for one that does", step.name, missing)
-        for name in made:
-            await self._supervisor.add(self._worker(name, step))
         try:
-            await self._refuse_missing(made, wait_s=self._settings.start_s)
+            await self._refuse_missing(workers, wait_s=self._settings.start_s)
         except InvalidConfig as error:
-            for name in made:
-                await self._supervisor.remove(name)
-                self._nursery.forget(name)
             missing = ray_session.missing_resources(step)
             why = f"it asks for {missing}, which no node of this Ray cluster has; add one, or ask for less" if missing else str(error)
             raise InvalidConfig(f"no worker for step {step.name!r}: {why}") from None
-        self._groups[group] = made
 
-    async def _configure(self, index: int) -> None:
-        """Tell a coordinator about the groups that were added since its settings were made."""
+    # --- what `Groups` has done ------------------------------------------------------------------------------------------------
+
+    async def hire(self, name: str, step: Step) -> None:
+        """See `Hands.hire`."""
+        await self._supervisor.add(self._worker(name, step))
+
+    async def dismiss(self, name: str) -> None:
+        """See `Hands.dismiss`."""
+        await self._supervisor.remove(name)
+        self._nursery.forget(name)
+
+    async def answers(self, name: str) -> bool:
+        """See `Hands.answers`."""
+        return await self._nursery.ping(name) is not None
+
+    async def figures(self, name: str) -> Figures | None:
+        """See `Hands.figures`."""
+        return await self._nursery.stats(name)
+
+    async def tell(self, groups: Mapping[str, list[str]]) -> None:
+        """See `Hands.tell`."""
+        await asyncio.gather(*(self._configure(index, groups) for index in range(self._shard.shards)))
+
+    async def _configure(self, index: int, groups: Mapping[str, list[str]]) -> None:
         with contextlib.suppress(PeerLost):  # one that is being restarted is told when it answers
-            await gateway.RayPeer(names.coordinator(self._settings.name, index)).call("configure", self._groups, [])
+            peer = gateway.RayPeer(names.coordinator(self._settings.name, index))
+            await peer.call("configure", dict(groups), self._shard.verifiers)
 
     async def end(self) -> None:
         """Drain the coordinators, then end everything."""
         self._is_ending = True
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
         await asyncio.gather(*(self._drain(index) for index in range(self._shard.shards)))
         pongs = await asyncio.gather(*(self._nursery.ping(name) for name in self._nursery.places))
         await self._supervisor.stop()
@@ -191,11 +204,11 @@ class Staff:
 
     def _coordinator_args(self, index: int) -> tuple[bytes]:
         """With the groups that there are by now: one that is created anew knows them all."""
-        return (encode(msgspec.structs.replace(self._shard, index=index, groups=self._groups)),)
+        return (encode(msgspec.structs.replace(self._shard, index=index, groups=self._groups.workers)),)
 
     def _report(self, event: SupervisorEvent) -> None:
-        if event.role == "coordinator" and event.kind in {"started", "restarted"} and len(self._groups) > 1:
-            task = asyncio.get_running_loop().create_task(self._configure(int(event.name.rpartition("/")[2])))
+        if event.role == "coordinator" and event.kind in {"started", "restarted"} and len(self._groups.workers) > 1:
+            task = asyncio.get_running_loop().create_task(self._configure(int(event.name.rpartition("/")[2]), self._groups.workers))
             self._telling.add(task)  # Ray starts it anew with the settings of its first life
             task.add_done_callback(self._telling.discard)
         is_news = event.kind not in {"created", "started"} and not self._is_ending

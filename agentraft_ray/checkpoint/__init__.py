@@ -14,6 +14,8 @@ from agentraft_ray.checkpoint.base import (
     Command,
     NewRun,
     RunMeta,
+    RunPart,
+    RunPlace,
     RunStatus,
     RunStore,
 )
@@ -40,6 +42,8 @@ __all__ = [
     "PruneReport",
     "RedisCheckpointStore",
     "RunMeta",
+    "RunPart",
+    "RunPlace",
     "RunStatus",
     "RunStore",
     "prune",

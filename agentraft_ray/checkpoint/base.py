@@ -29,6 +29,8 @@ __all__ = [
     "Command",
     "NewRun",
     "RunMeta",
+    "RunPart",
+    "RunPlace",
     "RunStatus",
     "RunStore",
     "check_document",
@@ -37,6 +39,7 @@ __all__ = [
 
 T = TypeVar("T")
 RunStatus = Literal["open", "parked", "finished"]
+RunPart = Literal["unfinished", "finished"]
 
 
 class RunMeta(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -132,6 +135,13 @@ class Command(NamedTuple):
 
     id: str
     body: bytes
+
+
+class RunPlace(NamedTuple):
+    """Where a run stands in its part of the index of runs. `number` grows with the time at which runs came there."""
+
+    number: int
+    run_id: str
 
 
 @dataclass
@@ -301,6 +311,14 @@ class RunStore(ABC):
     @abstractmethod
     async def finished_runs(self, older_than_s: float = 0) -> list[str]:
         """Ids of the runs that finished at least `older_than_s` ago and whose logs are still there, oldest first."""
+
+    @abstractmethod
+    async def list_runs(self, part: RunPart, count: int, before: RunPlace | None = None) -> list[RunPlace]:
+        """Up to `count` runs of one part of the index, newest first: those that stand behind `before`, or the newest.
+
+        A short answer means that there are no more. What goes from one part to the other meanwhile is seen in at least one of them
+        by who reads the unfinished ones first; a run that finished just now may still be missing among the finished ones.
+        """
 
     @abstractmethod
     async def delete_run(self, run_id: str) -> int:

@@ -6,9 +6,9 @@ against.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import NamedTuple
 
 from agentraft_ray.checkpoint.base import (
@@ -18,6 +18,8 @@ from agentraft_ray.checkpoint.base import (
     AppendEntry,
     Command,
     RunMeta,
+    RunPart,
+    RunPlace,
     RunStatus,
     check_document,
     revoked,
@@ -43,6 +45,7 @@ class RunRow:
     status: RunStatus = "open"
     outcome: str = ""
     nonce: bytes = b""
+    number: int = 0
     inbox: dict[str, bytes] = field(default_factory=dict)
     command_ids: set[str] = field(default_factory=set)
 
@@ -77,6 +80,7 @@ class LogTable:
         self.leases: dict[str, float] = {}
         self.revoked: dict[str, float] = {}
         self.documents: dict[str, bytes] = {}
+        self._numbers = itertools.count(1)
 
     # --- writing -------------------------------------------------------------------------------------------------------------
 
@@ -88,7 +92,7 @@ class LogTable:
         if present is not None:
             return Admission(not present.expired and self.runs[run_id].nonce == nonce != b"", present)
         size = len(record) + sum(len(data) for _, data in blobs)
-        row = self.runs[run_id] = RunRow(admission, head, [record], dict(blobs), size, nonce=nonce)
+        row = self.runs[run_id] = RunRow(admission, head, [record], dict(blobs), size, nonce=nonce, number=next(self._numbers))
         return Admission(True, row.meta())
 
     def append(self, entry: AppendEntry) -> Answer:
@@ -147,6 +151,7 @@ class LogTable:
         until = now + max(self.limits.idempotency_ttl_s, self.limits.retention_s)
         self.tombstones[run_id] = Tombstone(row.admission, outcome, row.head, row.token, row.last_append, until)
         self.finished_at[run_id] = now
+        row.number = next(self._numbers)
 
     def _answer_without_log(self, entry: AppendEntry) -> Answer:
         stone = self._tombstone(entry.run_id)
@@ -201,6 +206,16 @@ class LogTable:
         self._forget_expired()
         before = self.clock() - older_than_s
         return [run_id for run_id, finished_at in self.finished_at.items() if finished_at <= before]
+
+    def list_runs(self, part: RunPart, count: int, before: RunPlace | None = None) -> list[RunPlace]:
+        """Runs of one part, newest first, behind `before`."""
+        self._forget_expired()
+        newest_first = reversed(self.runs) if part == "unfinished" else reversed(self.finished_at)
+        places = (RunPlace(self.runs[run_id].number, run_id) for run_id in newest_first if self._is_in(part, run_id))
+        return list(itertools.islice((place for place in places if before is None or place < before), count))
+
+    def _is_in(self, part: RunPart, run_id: str) -> bool:
+        return (self.runs[run_id].status == "finished") == (part == "finished")
 
     # --- commands and leases -------------------------------------------------------------------------------------------------
 
@@ -269,9 +284,9 @@ class LogTable:
 
     def _forget_expired(self) -> None:
         """Both dicts are in the order of finishing, so the expired ones come first."""
-        for run_id in list(takewhile(self._is_expired, self.finished_at)):
+        for run_id in list(itertools.takewhile(self._is_expired, self.finished_at)):
             self._drop(run_id)
-        for run_id in list(takewhile(lambda one: self.clock() >= self.tombstones[one].until, self.tombstones)):
+        for run_id in list(itertools.takewhile(lambda one: self.clock() >= self.tombstones[one].until, self.tombstones)):
             del self.tombstones[run_id]
 
     def _tombstone(self, run_id: str) -> Tombstone | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from agentraft_ray.checkpoint.base import Admission, Answer, AppendEntry, Command, NewRun, RunMeta
+from agentraft_ray.checkpoint.base import Admission, Answer, AppendEntry, Command, NewRun, RunMeta, RunPart, RunPlace
 from agentraft_ray.checkpoint.log_table import LogTable
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from agentraft_ray.config import Limits
@@ -100,6 +100,10 @@ class InMemoryCheckpointStore(LoggedCheckpointStore):
     async def finished_runs(self, older_than_s: float = 0) -> list[str]:
         """See `RunStore.finished_runs`."""
         return self.table.finished_runs(older_than_s)
+
+    async def list_runs(self, part: RunPart, count: int, before: RunPlace | None = None) -> list[RunPlace]:
+        """See `RunStore.list_runs`."""
+        return self.table.list_runs(part, count, before)
 
     async def delete_run(self, run_id: str) -> int:
         """See `RunStore.delete_run`."""

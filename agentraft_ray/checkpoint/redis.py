@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from agentraft_ray.checkpoint.base import Admission, Answer, AppendEntry, Command, NewRun, RunMeta, check_document, revoked
+from agentraft_ray.checkpoint.base import (
+    Admission,
+    Answer,
+    AppendEntry,
+    Command,
+    NewRun,
+    RunMeta,
+    RunPart,
+    RunPlace,
+    check_document,
+    revoked,
+)
 from agentraft_ray.checkpoint.calls import Address, Here, ServerCalls
 from agentraft_ray.checkpoint.durability import parse_durability
 from agentraft_ray.checkpoint.embedded import EmbeddedServer
@@ -20,6 +31,7 @@ from agentraft_ray.checkpoint.items import admission_of, admit_item, answer_of, 
 from agentraft_ray.checkpoint.keys import DOCUMENTS, Keys
 from agentraft_ray.checkpoint.log_table import inbox_full
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
+from agentraft_ray.checkpoint.run_index import RunIndex
 from agentraft_ray.checkpoint.scripts import DENIED, KEEP_SAVED, RELEASE, RENEW, REVOKED, SAVE, TRANSITION, Op, frame
 from agentraft_ray.checkpoint.wire import Server, pack
 from agentraft_ray.config import Limits
@@ -59,6 +71,7 @@ class RedisCheckpointStore(LoggedCheckpointStore):
         self.keys = Keys(prefix)
         address = Address(url, parse_durability(durability), max_connections, timeout_s, options, server)
         self._calls = ServerCalls(address, self.keys, self.limits)
+        self._index = RunIndex(self._calls, self.keys)
 
     @classmethod
     def embedded(cls, directory: Path | str | None = None, **options: Any) -> Self:
@@ -249,44 +262,15 @@ class RedisCheckpointStore(LoggedCheckpointStore):
 
     async def open_runs(self) -> list[str]:
         """See `RunStore.open_runs`."""
-        here = await self._calls.here()
-        await here.writer.settled()
-        found: list[str] = []
-        for names in _chunks(await self._calls.read(lambda client: client.zrange(self.keys.open, 0, -1), self.keys.open)):
-            for run_id, status in zip(names, await self._statuses(names), strict=True):
-                if status is None:
-                    here.writer.note("sweep", run_id)
-                elif status == b"finished":
-                    here.writer.note("finish", run_id)
-                else:
-                    found.append(run_id)
-        return found
+        return await self._index.open_runs()
 
     async def finished_runs(self, older_than_s: float = 0) -> list[str]:
         """See `RunStore.finished_runs`."""
-        here = await self._calls.here()
-        await here.writer.settled()
-        seconds, micros = await self._calls.read(lambda client: client.time(), "")
-        before = seconds * 1_000_000 + micros - int(older_than_s * 1_000_000)
-        key = self.keys.finished
-        found: list[str] = []
-        for names in _chunks(await self._calls.read(lambda client: client.zrangebyscore(key, "-inf", before), key)):
-            for run_id, status in zip(names, await self._statuses(names), strict=True):
-                if status == b"finished":
-                    found.append(run_id)
-                else:
-                    here.writer.note("drop", run_id)
-        return found
+        return await self._index.finished_runs(older_than_s)
 
-    async def _statuses(self, run_ids: Sequence[str]) -> list[bytes | None]:
-        async def ask(client: Any) -> list[Any]:
-            pipeline = client.pipeline(transaction=False)
-            for run_id in run_ids:
-                pipeline.hget(self.keys.run(run_id).meta, "status")
-            return list(await pipeline.execute(raise_on_error=False))
-
-        # A foreign value at one run's key must not hide the others; that run shows its ForeignKey when it is asked for.
-        return [None if isinstance(one, Exception) else one for one in await self._calls.read(ask, "")]
+    async def list_runs(self, part: RunPart, count: int, before: RunPlace | None = None) -> list[RunPlace]:
+        """See `RunStore.list_runs`."""
+        return await self._index.list_runs(part, count, before)
 
     # --- leases --------------------------------------------------------------------------------------------------------------
 
@@ -374,8 +358,3 @@ def _raised(reply: Any) -> Any:
 def _value(error: Exception) -> StoreError:
     """What went wrong, as the port gives it: a setting that keeps our server from starting is a failure of the store too."""
     return error if isinstance(error, StoreError) else StoreError(str(error))
-
-
-def _chunks(names: Sequence[bytes]) -> Iterator[list[str]]:
-    for start in range(0, len(names), _CHUNK):
-        yield [name.decode() for name in names[start : start + _CHUNK]]

@@ -27,12 +27,24 @@ from agentraft_ray.protocol.records import (
     Payload,
     RunParked,
 )
-from agentraft_ray.taxonomy import FREE, FailureCause
+from agentraft_ray.taxonomy import FREE, Allowance, Cost, FailureCause
 
 if TYPE_CHECKING:
     from agentraft_ray.protocol.machine import RunMachine
 
-__all__ = ["ask_permit", "denied", "fail_attempt", "granted", "over_budget", "raised", "returned", "start_run", "start_step", "worker_lost"]
+__all__ = [
+    "allowance",
+    "ask_permit",
+    "denied",
+    "fail_attempt",
+    "granted",
+    "over_budget",
+    "raised",
+    "returned",
+    "start_run",
+    "start_step",
+    "worker_lost",
+]
 
 
 def start_run(m: RunMachine) -> None:
@@ -137,7 +149,7 @@ def _send(m: RunMachine, attempt: Attempt, sample: int) -> None:
         if short is not None:
             endings.fail_budget(m, *short)
             return
-        m.persist(AttemptStarted(attempt.step, attempt.lineage, attempt.number, sample, budget.reserve))
+        m.persist(AttemptStarted(attempt.step, attempt.lineage, attempt.number, sample, budget.reserved))
     timeout_s = attempt.spec.timeout_s
     attempt.phase = RUNNING
     attempt.due = None if timeout_s is None or m.policies.host_times_steps else m.now + timeout_s
@@ -160,7 +172,7 @@ def over_budget(m: RunMachine, *, is_start: bool = True) -> tuple[str, float] | 
     budget, state = m.policies.budget, m.state
     if budget is None:
         return None
-    reserve, charged = budget.reserve if is_start else FREE, state.charged
+    reserve, charged = budget.reserved if is_start else FREE, state.charged
     if is_start and budget.attempts is not None and state.attempts_started + 1 > budget.attempts:
         return "attempts", budget.attempts
     if budget.tokens is not None and (charged.tokens + reserve.tokens > budget.tokens or charged.tokens >= budget.tokens):
@@ -172,6 +184,24 @@ def over_budget(m: RunMachine, *, is_start: bool = True) -> tuple[str, float] | 
     if budget.seconds is not None and state.elapsed_s(m.now) >= budget.seconds:
         return "seconds", budget.seconds
     return None
+
+
+def allowance(m: RunMachine, attempt: Attempt) -> Allowance | None:
+    """What a verdict about the attempt's output may cost: what the budget leaves, and what was set aside for the attempt itself."""
+    budget = m.policies.budget
+    if budget is None or (budget.tokens is None and budget.usd is None):
+        return None
+    own = sum((one for key, one in m.state.reservations.items() if key[:2] == (attempt.step, attempt.number)), FREE)
+    used = attempt.cost.less(attempt.booked)
+    if used.usd is None and own.usd:  # as when it is booked
+        used = Cost(used.tokens, own.usd, used.seconds)
+    total = m.state.charged.less(own) + m.late + used
+    usd = float("inf") if total.usd is None else total.usd
+    return Allowance(
+        None if budget.tokens is None else max(0, budget.tokens - total.tokens),
+        None if budget.usd is None else max(0.0, budget.usd - usd),
+        unpriced=bool(budget.reserved.usd),
+    )
 
 
 def returned(m: RunMachine, attempt: Attempt, event: StepReturned) -> None:

@@ -22,7 +22,7 @@ def fail_exhausted(m: RunMachine, step: int) -> None:
 
 
 def fail_budget(m: RunMachine, resource: str, limit: float) -> None:
-    message = f"the run's budget of {limit} {resource} does not allow the next attempt; fork it with a larger budget"
+    message = f"the run's budget of {limit} {resource} does not allow the next attempt or verdict; fork it with a larger budget"
     fail_run(m, "BudgetExhausted", message, {"resource": resource, "limit": limit})
 
 

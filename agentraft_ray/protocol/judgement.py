@@ -22,7 +22,7 @@ from agentraft_ray.protocol.records import (
     StepCommitted,
     SuspectCleared,
 )
-from agentraft_ray.taxonomy import VerdictKind, VerificationResult
+from agentraft_ray.taxonomy import FREE, VerdictKind, VerificationResult
 
 if TYPE_CHECKING:
     from agentraft_ray.protocol.machine import RunMachine
@@ -43,7 +43,18 @@ def judge(m: RunMachine, attempt: Attempt) -> None:
     m.announce("step_verifying", attempt.step, attempt.number)
     timeout_s = m.policies.verifier_timeout_s
     attempt.phase, attempt.due = JUDGING, m.now + timeout_s
-    m.command(Verify(m.open_call(attempt), attempt.step, attempt.number, attempt.payload, -1, attempt.opinion, timeout_s))
+    m.command(
+        Verify(
+            m.open_call(attempt),
+            attempt.step,
+            attempt.number,
+            attempt.payload,
+            -1,
+            attempt.opinion,
+            timeout_s,
+            dispatch.allowance(m, attempt),
+        )
+    )
 
 
 def judge_again(m: RunMachine, attempt: Attempt) -> None:
@@ -73,8 +84,20 @@ def judged(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
             reject(m, attempt, result)
         case VerdictKind.ABSTAIN:
             _propose(m, attempt, _certify_attempt(m, attempt, result))
+        case _ if _is_short(m, result):
+            pass
         case _:
             verifier_failed(m, attempt, result.reasoning)
+
+
+def _is_short(m: RunMachine, result: VerificationResult) -> bool:
+    """Whether the verdict would have cost more than the budget leaves; the run has then failed."""
+    budget = m.policies.budget
+    limit = getattr(budget, result.short_of, None) if result.short_of else None
+    if limit is None:
+        return False
+    endings.fail_budget(m, result.short_of, limit)
+    return True
 
 
 def _certify(m: RunMachine, step: int, output: bytes, result: VerificationResult) -> Certificate:
@@ -99,6 +122,8 @@ def _certify(m: RunMachine, step: int, output: bytes, result: VerificationResult
         result.kind._value_,  # what `value` looks up, slowly
         result.error_type._value_,
         result.confidence,
+        result.cached,
+        None if result.cost is FREE or result.cost == FREE else result.cost,
     )
 
 
@@ -196,7 +221,7 @@ def recheck(m: RunMachine, attempt: Attempt) -> None:
     timeout_s = m.policies.verifier_timeout_s
     attempt.phase, attempt.due = Phase.RECHECK, m.now + timeout_s
     number = m.state.history(suspect).attempt
-    m.command(Verify(m.open_call(attempt), suspect, number, None, position, "", timeout_s))
+    m.command(Verify(m.open_call(attempt), suspect, number, None, position, "", timeout_s, dispatch.allowance(m, attempt)))
 
 
 def rechecked(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
@@ -204,7 +229,8 @@ def rechecked(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
     result = event.result
     if result is None or result.kind is VerdictKind.FAULT:
         m.late = m.late + event.cost
-        verifier_failed(m, attempt, result.reasoning if result is not None else "no verdict about the suspect")
+        if result is None or not _is_short(m, result):
+            verifier_failed(m, attempt, result.reasoning if result is not None else "no verdict about the suspect")
         return
     suspect, position = m.state.accusations[attempt.step]
     certificate = _certify(m, suspect, m.state.output_digest(suspect), result)

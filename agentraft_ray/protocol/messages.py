@@ -10,7 +10,7 @@ import msgspec
 
 from agentraft_ray.identity import OwnerToken
 from agentraft_ray.protocol.records import Certificate, Payload, Record
-from agentraft_ray.taxonomy import FREE, Cost, FailureCause, VerificationResult
+from agentraft_ray.taxonomy import FREE, Allowance, Cost, FailureCause, VerificationResult
 
 __all__ = [
     "AcquirePermit",
@@ -85,7 +85,7 @@ class VerdictReturned(_Event, frozen=True):
         if self.result is None:
             return Cost(0, 0.0, self.seconds)
         cost = self.result.cost
-        return cost if cost.seconds >= self.seconds else Cost(cost.tokens, cost.usd, self.seconds)
+        return cost if cost.seconds >= self.seconds else Cost(cost.tokens, cost.usd, self.seconds, cost.known_usd)
 
 
 class PermitGranted(_Event, frozen=True):
@@ -139,7 +139,8 @@ class Verify(_Event, frozen=True):
     """Judge an output: the one given, or (a suspect) the one committed at log position `position`.
 
     `previous` = the verifier that a second opinion must differ from, "" for a first verdict; for a suspect it is the one in the
-    commit's certificate, and where there is no other mechanism the same one judges again.
+    commit's certificate, and where there is no other mechanism the same one judges again. `allowance` = what the verdict may cost
+    under the run's budget, None without one.
     """
 
     call: Call
@@ -149,6 +150,7 @@ class Verify(_Event, frozen=True):
     position: int
     previous: str
     timeout_s: float
+    allowance: Allowance | None = None
 
 
 class CancelAttempt(_Event, frozen=True):

@@ -14,7 +14,7 @@ import msgspec
 from agentraft_ray.config import OnOpen
 from agentraft_ray.errors import InvalidPipeline
 from agentraft_ray.identity import digest, digest_of_parts
-from agentraft_ray.taxonomy import FREE, Cost
+from agentraft_ray.taxonomy import Cost
 
 __all__ = ["BudgetSpec", "Plan", "PlanSpec", "Policies", "StepSpec", "fingerprint_of", "plan_of"]
 
@@ -22,13 +22,21 @@ _PLAN_FORMAT = b"plan.1"
 
 
 class BudgetSpec(msgspec.Struct, frozen=True):
-    """Limits of one run; None = none. `reserve` is set aside for every dispatch."""
+    """Limits of one run; None = none. `reserve` = tokens, US dollars and seconds that are set aside for every dispatch.
+
+    It has the form that it was first stored in, since the fingerprint of a plan is over its bytes.
+    """
 
     attempts: int | None = None
     tokens: int | None = None
     usd: float | None = None
     seconds: float | None = None
-    reserve: Cost = FREE
+    reserve: tuple[int, float | None, float] = (0, 0.0, 0.0)
+
+    @property
+    def reserved(self) -> Cost:
+        """`reserve` as a cost."""
+        return Cost(*self.reserve)
 
 
 class StepSpec(msgspec.Struct, frozen=True, omit_defaults=True):

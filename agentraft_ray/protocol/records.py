@@ -56,7 +56,8 @@ class Certificate(_Value, frozen=True):
     """A verdict, bound to exactly what it is about.
 
     `inputs` is the digest of the task and the parents' outputs, `parents` the log positions of the parents' commits, `goal` and
-    `policy` the digests from the plan. `verifier`, `prompt` and `calibration` say who judged, and by which versions.
+    `policy` the digests from the plan. `verifier`, `prompt` and `calibration` say who judged, and by which versions. `cached`: the
+    verdict was given before about exactly the same. `cost` is the verdict's own (None: nothing); the record's includes it.
     """
 
     run: str
@@ -74,6 +75,8 @@ class Certificate(_Value, frozen=True):
     kind: str
     error_type: str
     confidence: float
+    cached: bool = False
+    cost: Cost | None = None
 
     @property
     def passed(self) -> bool:
@@ -101,7 +104,8 @@ class _Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class RunAdmitted(_Record, frozen=True, tag="admitted.1"):
-    """The first record. `forked_from` = (run, number of records copied) of a fork."""
+    """The first record. `forked_from` = (run, number of records copied) of a fork. `trace` = the context that all spans of the run
+    belong to, "" where nobody traced its admission; telemetry alone reads it."""
 
     run: str
     task: TaskRecord
@@ -109,14 +113,16 @@ class RunAdmitted(_Record, frozen=True, tag="admitted.1"):
     fingerprint: bytes
     at: float
     forked_from: tuple[str, int] | None = None
+    trace: str = ""
 
 
 class OwnerClaimed(_Record, frozen=True, tag="claimed.1"):
-    """A coordinator took the run over; from here on only its token may append."""
+    """A coordinator took the run over; from here on only its token may append. `trace` = the span of this life, as in `RunAdmitted`."""
 
     epoch: int
     owner: str
     at: float
+    trace: str = ""
 
 
 class AttemptStarted(_Record, frozen=True, tag="started.1"):

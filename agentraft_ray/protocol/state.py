@@ -97,6 +97,8 @@ class RunState:
         "task",
         "thrown_away",
         "token",
+        "trace",
+        "traced_lives",
     )
 
     def __init__(self, run_id: str) -> None:
@@ -130,6 +132,8 @@ class RunState:
         self.parked_at = 0.0
         self.paused_s = 0.0
         self.finished: RunFinished | None = None
+        self.trace = ""
+        self.traced_lives = ("", "")  # the trace contexts of the life before the present one, and of that
 
     # --- questions ---------------------------------------------------------------------------------------------------------
 
@@ -229,6 +233,7 @@ class RunState:
         self._task_frame = DIGEST_FRAME + digest_of_parts(record.task.goal.encode(), record.task.inputs)
         self.admitted_at = record.at
         self.forked_from = record.forked_from
+        self.trace = record.trace
         size = self.plan.size
         self._status = bytearray(size)
         self._positions = array("Q", bytes(8 * size))
@@ -238,6 +243,7 @@ class RunState:
 
     def _claimed(self, record: OwnerClaimed) -> None:
         self.token = OwnerToken(record.epoch, record.owner)
+        self.traced_lives = (self.traced_lives[1], record.trace)
         self.claims = 1 if self.parked is not None else self.claims + 1
         self._unpark(record.at)
         self.reservations.clear()
@@ -461,6 +467,10 @@ class RunState:
     def _book(self, cost: Cost) -> None:
         is_all = self.charged is self.cost
         self.cost = self.cost + cost
+        budget = self.plan.policies.budget
+        if cost.usd is None and budget is not None and budget.reserved.usd:  # as for attempts: at most what is set aside for one
+            self.charged = self.charged + Cost(cost.tokens, max(budget.reserved.usd, cost.known_usd), cost.seconds)
+            return
         self.charged = self.cost if is_all else self.charged + cost
 
     def _check_attempt(self, step: int, lineage: int, attempt: int) -> None:

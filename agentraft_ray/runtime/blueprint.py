@@ -99,7 +99,7 @@ def plan_of_pipeline(pipeline: Pipeline, verifier: Verifier, settings: RunSettin
         settings.back_when_exhausted,
         settings.on_open,
         True,
-        None if budget is None else BudgetSpec(budget.attempts, budget.tokens, budget.usd, budget.seconds, budget.reserve),
+        None if budget is None else _budget_spec(budget),
         limits.worker_losses_max,
         limits.claims_max,
         limits.verifier_faults_max,
@@ -114,6 +114,11 @@ def plan_of_pipeline(pipeline: Pipeline, verifier: Verifier, settings: RunSettin
         return plan_of(spec)
     except UnicodeEncodeError as error:
         raise InvalidPipeline(f"pipeline {pipeline.name!r}: its name, a goal or a version holds a lone surrogate: {error}") from None
+
+
+def _budget_spec(budget: Budget) -> BudgetSpec:
+    reserve = (budget.reserve.tokens, budget.reserve.usd, budget.reserve.seconds)
+    return BudgetSpec(budget.attempts, budget.tokens, budget.usd, budget.seconds, reserve)
 
 
 def _check_models(pipeline: Pipeline, verifier: Verifier, require_model: bool) -> None:

@@ -7,12 +7,14 @@ import traceback
 
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import ErrorType
-from agentraft_ray.taxonomy import FREE, Cost, VerdictKind, VerificationResult
+from agentraft_ray.taxonomy import FREE, Cost, FaultKind, VerdictKind, VerificationResult, VerifierFault
 
 __all__ = ["checked_verdict", "described", "plain_text"]
 
 _DESCRIPTION_CHARS_MAX = 2_000
 _FAULT_CHARS_MAX = 500
+_RESOURCES = ("tokens", "usd")
+_SOURCE_CHARS_MAX = 200
 
 
 def plain_text(text: str, chars_max: int | None = None) -> str:
@@ -33,7 +35,8 @@ def checked_verdict(result: object, verifier: str, limits: Limits) -> Verificati
         return VerificationResult.fault(f"the verifier returned {type(result).__name__}, not a VerificationResult", verifier=verifier)
     cost = FREE
     try:
-        cost = Cost.of(result.cost.tokens, result.cost.usd, result.cost.seconds)
+        given = result.cost
+        cost = FREE if given is FREE else Cost.of(given.tokens, given.usd, given.seconds, given.known_usd)
         return _plain(result, cost, verifier, limits)
     except Exception as error:  # noqa: BLE001 - the boundary to the user's code: any of these values may be a class of theirs
         why = f"the verifier returned a verdict that makes no sense: {described(error)}"
@@ -66,4 +69,18 @@ def _plain(result: VerificationResult, cost: Cost, verifier: str, limits: Limits
         cost,
         plain_text(result.prompt),
         plain_text(result.calibration),
+        failure=None if result.failure is None else _plain_failure(result.failure),
+        cached=result.cached is True,
+        short_of=result.short_of if kind is VerdictKind.FAULT and result.short_of in _RESOURCES else "",
     )
+
+
+def _plain_failure(failure: object) -> VerifierFault:
+    """Raises TypeError or ValueError where it contradicts its types."""
+    if not isinstance(failure, VerifierFault) or not isinstance(failure.kind, FaultKind):
+        raise TypeError(f"failure is {failure!r}, not a VerifierFault")
+    retry_after_s = None if failure.retry_after_s is None else float(failure.retry_after_s)
+    if retry_after_s is not None and not 0.0 <= retry_after_s < float("inf"):
+        raise ValueError(f"retry_after_s={retry_after_s!r} is no time from now")
+    message, source = plain_text(failure.message, _FAULT_CHARS_MAX), plain_text(failure.source, _SOURCE_CHARS_MAX)
+    return VerifierFault(failure.kind, message, source, retry_after_s, int(failure.status))

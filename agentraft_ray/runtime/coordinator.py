@@ -9,16 +9,17 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from agentraft_ray.errors import AgentRaftError, DurabilityUnverified, InvalidConfig, LogRewound, StoreError
-from agentraft_ray.events import Event, event_of
+from agentraft_ray.errors import AgentRaftError, DurabilityUnverified, InvalidConfig, StoreError
+from agentraft_ray.events import Event
 from agentraft_ray.identity import check_run_id
 from agentraft_ray.pipeline import Task
 from agentraft_ray.result import RunResult
 from agentraft_ray.runtime.acknowledged import Acknowledged, AcknowledgedLogs
 from agentraft_ray.runtime.commands import approval_command, cancel_command
 from agentraft_ray.runtime.environment import Environment
-from agentraft_ray.runtime.hooks import EventHook, EventSink, told_of
+from agentraft_ray.runtime.hooks import EventHook, EventSink
 from agentraft_ray.runtime.lives import Lives
+from agentraft_ray.runtime.logged_events import logged_events
 from agentraft_ray.runtime.logs import task_record
 from agentraft_ray.runtime.results import error_result
 
@@ -118,20 +119,8 @@ class Coordinator:
         Raises RunNotFound, RunExpired, InvalidConfig for an id of another run, LogRewound where the log ends before `after`.
         """
         environment = await self._open()
-        position, n = _place(check_run_id(run_id), after)
-        index = 0
-        async for state, record in environment.logs.replay(run_id):
-            index = state.index
-            for announce in told_of(state, record):
-                if (announce.position, announce.n) > (position, n):
-                    yield event_of(run_id, state.plan, announce)
-        if position >= index:
-            raise LogRewound(
-                f"run {run_id}: event {after} derives from record {position}, but its log has only {index}; the store has lost records",
-                run_id=run_id,
-                acknowledged=position + 1,
-                found=index,
-            )
+        async for event in logged_events(environment.logs, check_run_id(run_id), after):
+            yield event
 
     # --- from outside ------------------------------------------------------------------------------------------------------
 
@@ -251,17 +240,6 @@ class Coordinator:
 
 def _sink(hook: EventHook | None) -> EventSink | None:
     return None if hook is None else EventSink(hook)
-
-
-def _place(run_id: str, event_id: str | None) -> tuple[int, int]:
-    """(log position, n) of an event's id; before everything for None."""
-    if event_id is None:
-        return -1, -1
-    run, _, place = event_id.partition(":")
-    position, _, n = place.partition(":")
-    if run != run_id or not position.isdecimal() or not n.isdecimal():
-        raise InvalidConfig(f"{event_id!r} is no id of an event of run {run_id!r}; pass Event.id as it came")
-    return int(position), int(n)
 
 
 class RunHandle:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry, Command
+from agentraft_ray.checkpoint.base import Answer, AnswerKind, Command
 from agentraft_ray.errors import AgentRaftError, LogCorrupted, LogRewound, OwnershipLost
 from agentraft_ray.pipeline import StepContext
 from agentraft_ray.protocol.machine import RunMachine
@@ -28,17 +28,18 @@ from agentraft_ray.protocol.messages import (
     ReleasePermit,
     RunStep,
     Tick,
-    VerdictReturned,
     Verify,
 )
 from agentraft_ray.protocol.records import RunParked, StepCommitted
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.environment import Environment
-from agentraft_ray.runtime.judging import judge, task_copy
+from agentraft_ray.runtime.judging import RunningVerdict, judge, task_copy
+from agentraft_ray.runtime.logs import append_entry
 from agentraft_ray.runtime.outputs import AncestorOutputs, RunOutputs
 from agentraft_ray.runtime.results import Commits
 from agentraft_ray.runtime.steps import RunningStep
+from agentraft_ray.telemetry.tracing import RunTrace
 
 __all__ = ["RunDriver"]
 
@@ -46,7 +47,7 @@ Job = Callable[[], Awaitable["list[Job]"]]
 
 
 class RunDriver:
-    """One life of one run in this process, from a claimed state until the run finishes, parks, or is lost."""
+    """One life of one run in this process, from a claimed state until the run finishes, parks, or is lost. `trace` gets its spans."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class RunDriver:
         state: RunState,
         commits: Commits,
         tell: Callable[[Announce], None] | None,
+        trace: RunTrace | None = None,
     ) -> None:
         self.environment = environment
         self.state = state
@@ -61,11 +63,12 @@ class RunDriver:
         seal = environment.seal
         self.outputs = RunOutputs(state, environment.output_types, environment.store, seal, environment.limits.cached_outputs_bytes_max)
         self._tell = tell
+        self._trace = trace
         self._machine = RunMachine(state, seal=seal.seal, listening=tell is not None)
         self._appending = False
         self._commands_seen: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._by_call: dict[int, tuple[asyncio.Task[None], RunningStep | None]] = {}
+        self._by_call: dict[int, tuple[asyncio.Task[None], RunningStep | RunningVerdict]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self.acknowledged = (state.token, state.index, state.head)  # how far the log is known to have come
@@ -102,18 +105,9 @@ class RunDriver:
         if self._stopped.done():
             return
         for _, running in self._by_call.values():
-            if running is not None:
-                self._machine.late = self._machine.late + running.bill()
+            self._machine.late = self._machine.late + running.bill()
         self._machine.drain(time.time())
         self._spawn(self._advance)
-
-    async def end(self, commands: Sequence[Command]) -> None:
-        """Let the run take `commands` without starting anything: enough for a cancellation, whatever the run's steps were."""
-        for command in commands:
-            self._machine.feed(command_event(command), time.time())
-        ready = self._machine.take_ready()
-        if ready is not None:
-            await self._append(ready)
 
     async def park(self, record: RunParked) -> None:
         """Put the run aside without starting anything."""
@@ -187,24 +181,8 @@ class RunDriver:
         return jobs
 
     async def _append(self, ready: Ready) -> list[Job]:
-        environment, run_id = self.environment, self.state.run_id
-        seal = environment.seal
-        blobs = ready.blobs and tuple((name := seal.blob_name(digest), seal.seal_blob(run_id, name, data)) for digest, data in ready.blobs)
-        entry = AppendEntry(
-            run_id,
-            ready.token,
-            ready.new_head,
-            ready.index,
-            ready.head,
-            ready.records,
-            ready.new_head,
-            blobs=blobs,
-            needs_blobs=tuple(seal.blob_name(digest) for digest in ready.needs),
-            taken=ready.taken,
-            status=ready.status,  # type: ignore[arg-type]
-            outcome=ready.outcome,
-        )
-        answer = await environment.store.append(entry)
+        environment = self.environment
+        answer = await environment.store.append(append_entry(self.state.run_id, ready, environment.seal))
         if answer.kind is not AnswerKind.APPENDED:
             raise self._refused(answer, ready.index)
         self.acknowledged = (answer.token, answer.index, answer.head)
@@ -216,6 +194,8 @@ class RunDriver:
                     self.outputs.keep(record.certificate.step, position, data)
             self.commits.note(record)
             position += 1
+        if self._trace is not None:
+            self._trace.stands(ready.decided)
         if environment.mirror is not None:
             await environment.mirror.follow(self.state, self.outputs, ready.decided)
         self._appending = False
@@ -290,6 +270,9 @@ class RunDriver:
         fn, wanted = environment.pipeline.step_at(step).fn, self.outputs.type_of(step)
         running = RunningStep(command.call, fn, context, command.timeout_s)
         work = running.run(environment.threads, environment.limits.payload_bytes_max, wanted, self._overdue)
+        if self._trace is not None:
+            self._trace.dispatched(command)
+            work = self._trace.within(command, work)
         return self._after(await self._tracked(command.call.number, work, running))
 
     def _overdue(self, running: RunningStep) -> None:
@@ -300,11 +283,17 @@ class RunDriver:
     async def _verify(self, command: Verify) -> list[Job]:
         if not self._machine.waits_for(command.call):
             return []
-        started = time.perf_counter()
-        result = await self._tracked(command.call.number, judge(self.environment, self.outputs, command))
-        return self._after(VerdictReturned(command.call, result, time.perf_counter() - started))
+        running = RunningVerdict(command.call, command.allowance)
+        work, trace = judge(self.environment, self.outputs, command, running.spending), self._trace
+        if trace is not None:
+            trace.asked(command)
+            work = trace.within(command, work)
+        event = running.returned(await self._tracked(command.call.number, work, running))
+        if trace is not None:
+            trace.judged(event)
+        return self._after(event)
 
-    async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | None = None) -> Any:
+    async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | RunningVerdict) -> Any:
         """Await `work` where CancelAttempt can find it."""
         task = asyncio.current_task()
         assert task is not None
@@ -317,8 +306,8 @@ class RunDriver:
         finally:
             self._by_call.pop(number, None)
 
-    def _call_off(self, number: int) -> RunningStep | None:
-        """Stop the work on a call; the step that it ran, if it ran one."""
+    def _call_off(self, number: int) -> RunningStep | RunningVerdict | None:
+        """Stop the work on a call; what ran for it, if anything did."""
         task, running = self._by_call.pop(number, (None, None))
         if task is not None and task is not asyncio.current_task():
             task.cancel()

@@ -77,7 +77,8 @@ class Mirror:
             async with asyncio.timeout(self._wait_s):
                 await self._repeat(state, outputs, records)
         except Exception:  # noqa: BLE001 - the boundary to the user's code
-            _log.exception("the checkpoint store %s failed to mirror run %s", type(self._store).__name__, state.run_id)
+            what, run_id = type(self._store).__name__, state.run_id
+            _log.exception("the checkpoint store %s failed to mirror run %s", what, run_id, extra={"run_id": run_id})
 
     async def _repeat(self, state: RunState, outputs: RunOutputs, records: tuple[Record, ...]) -> None:
         for record in records:

@@ -78,4 +78,5 @@ async def _after(earlier: asyncio.Task[None] | None, waiting: Awaitable[None], e
 def _report(error: BaseException, event: Event) -> None:
     if ends_us(error):
         raise error
-    _log.error("the on_event hook failed on %s of run %s", event.type.value, event.task_id, exc_info=error)
+    about = {"run_id": event.run_id, "step": event.step_name or None}
+    _log.error("the on_event hook failed on %s of run %s", event.type.value, event.run_id, exc_info=error, extra=about)

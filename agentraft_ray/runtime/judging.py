@@ -2,23 +2,64 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from agentraft_ray.checkpoint.codec import decode_output
 from agentraft_ray.pipeline import Task
-from agentraft_ray.protocol.messages import Verify
+from agentraft_ray.protocol.messages import VerdictReturned, Verify
 from agentraft_ray.protocol.records import TaskRecord
 from agentraft_ray.runtime.boundary import described
 from agentraft_ray.runtime.environment import Environment
 from agentraft_ray.runtime.outputs import History, RunOutputs
 from agentraft_ray.runtime.steps import ends_us
-from agentraft_ray.taxonomy import VerificationResult
+from agentraft_ray.taxonomy import FREE, Allowance, Cost, VerificationResult
 from agentraft_ray.verifier.base import Verifier, VerifyInput
+from agentraft_ray.verifier.spending import Spending, billed, fault
 
-__all__ = ["judge", "opinion", "task_copy"]
+__all__ = ["RunningVerdict", "judge", "opinion", "task_copy"]
 
 
-async def judge(environment: Environment, outputs: RunOutputs, command: Verify) -> VerificationResult | None:
+class RunningVerdict:
+    """A verdict under way, with its clock and its bill, so that one that is called off is booked as well.
+
+    `call` is what its host knows it by; it stands in the event.
+    """
+
+    __slots__ = ("_began", "_billed", "call", "spending")
+
+    def __init__(self, call: Any, allowance: Allowance | None) -> None:
+        self.call = call
+        self.spending = Spending(allowance)
+        self._began = time.perf_counter()
+        self._billed: Cost | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return time.perf_counter() - self._began
+
+    def bill(self) -> Cost:
+        """What it has used, for a verdict that does not come any more, or not in time; nothing when asked again."""
+        if self._billed is not None:
+            return FREE
+        self._billed = self.spending.so_far() + Cost(0, 0.0, self.seconds)
+        return self._billed
+
+    def called_off(self) -> VerdictReturned:
+        """The event for a verdict that nobody waits for any more: it only carries the bill."""
+        return VerdictReturned(self.call, VerificationResult.fault("it was called off", cost=self.bill()))
+
+    def returned(self, result: VerificationResult | None) -> VerdictReturned:
+        """The event for a verdict that was given; one that has had its bill already is free."""
+        if self._billed is None:
+            return VerdictReturned(self.call, result, self.seconds)
+        return VerdictReturned(self.call, None if result is None else replace(result, cost=FREE))
+
+
+async def judge(environment: Environment, outputs: RunOutputs, command: Verify, spending: Spending) -> VerificationResult | None:
     """The verdict that `command` asks for; None where a second opinion is wanted and there is no other mechanism.
 
     What the verifier raises is a fault; only cancellation passes through. Raises StoreError when what is to be judged cannot be read.
@@ -39,6 +80,7 @@ async def judge(environment: Environment, outputs: RunOutputs, command: Verify) 
             history=History(outputs, command.step, near),
             attempt=command.attempt,
             deadline_s=command.timeout_s,
+            spending=spending,
         )
 
     return await opinion(verifier, request, previous, environment.checked, is_suspect=command.output is None)
@@ -56,8 +98,10 @@ async def opinion(
 
     With `previous`, by another mechanism than that: None where there is none, but a suspect is then judged by the same one again.
     """
+    spending = Spending()
     try:
         asked = request()  # in here, because decoding an output is a matter of the user's types
+        spending = asked.spending
         result: object = await verifier.second_opinion(asked, previous) if previous else None
         if result is None:
             if previous and not is_suspect:
@@ -66,8 +110,9 @@ async def opinion(
     except BaseException as error:
         if ends_us(error):
             raise
-        return VerificationResult.fault(described(error), verifier=verifier.name)
-    return checked(result)
+        return checked(fault(error, described(error), verifier.name, spending))
+    verdict = checked(result)
+    return verdict if verdict.cost is not FREE else billed(verdict, spending)
 
 
 def task_copy(task: TaskRecord) -> Task:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -27,12 +26,14 @@ from agentraft_ray.protocol.state import RunState
 from agentraft_ray.result import RunResult
 from agentraft_ray.runtime.acknowledged import Acknowledged, AcknowledgedLogs
 from agentraft_ray.runtime.driver import RunDriver
+from agentraft_ray.runtime.ending import end_unattended
 from agentraft_ray.runtime.environment import Environment
 from agentraft_ray.runtime.hooks import EventSink, resumed, told_of
 from agentraft_ray.runtime.inboxes import Inboxes
 from agentraft_ray.runtime.logs import changed_between
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.runtime.results import Commits, error_result, result_of
+from agentraft_ray.telemetry.tracing import RunTrace, traced, tracing
 
 __all__ = ["Lives"]
 
@@ -89,28 +90,15 @@ class Lives:
 
         One that another coordinator works on finds it there by itself. Raises StoreError, RunNotFound.
         """
-        logs, owner = self.environment.logs, self.environment.owner
+        environment = self.environment
         turn = self._turns.setdefault(run_id, asyncio.Lock())
-        async with turn, owner:
-            while True:
-                meta = await logs.meta(run_id)
-                commands = await self.environment.store.inbox(run_id)
-                if meta.status == "finished":
-                    self.known.forget(run_id)
-                if meta.status == "finished" or not commands:
-                    return
-                answer = await logs.claim(run_id, owner.id, meta, self._epoch(run_id), None)
-                if answer.kind is AnswerKind.LEASED:
-                    return
-                if answer.kind is not AnswerKind.APPENDED:
-                    await self._pause(run_id, answer)
-                    continue
-                with contextlib.suppress(OwnershipLost):
-                    state, commits = await logs.fold(run_id), Commits(0)
-                    driver = RunDriver(self.environment, state, commits, None if sink is None else _teller(sink, run_id, state))
-                    await driver.end(commands)
-                if sink is not None:
-                    await sink.flush()
+        tell = None if sink is None else lambda state, announce: sink.put(event_of(run_id, state.plan, announce))
+        async with turn, environment.owner as owner:
+            poll_s, epoch = environment.limits.inbox_poll_s, self._epoch(run_id)
+            if await end_unattended(environment.logs, owner.id, run_id, poll_s=poll_s, epoch=epoch, tell=tell):
+                self.known.forget(run_id)
+            if sink is not None:
+                await sink.flush()
 
     async def logged_result(self, run_id: str, started: float, sink: EventSink | None = None) -> RunResult:
         """How a run stands in its log; `sink` is told what it has not been told yet. Raises RunNotFound, RunExpired."""
@@ -175,6 +163,7 @@ class Lives:
         logs, owner = self.environment.logs, self.environment.owner
         rewound = ""
         waits = False
+        trace: RunTrace | None = None
         while True:
             if fresh is not None:
                 meta, admitted = fresh
@@ -189,17 +178,20 @@ class Lives:
             known = self.known.get(run_id)
             if known is not None and not rewound:
                 rewound = known.lost(meta)
-            answer = await logs.claim(run_id, owner.id, meta, self._epoch(run_id), admitted)
+            trace = trace or await self._traced(run_id, admitted)
+            answer = await logs.claim(run_id, owner.id, meta, self._epoch(run_id), admitted, trace.context if trace is not None else "")
             if answer.kind is not AnswerKind.APPENDED:
                 if self._is_closing:
                     return self._failed(run_id, RunWaiting(f"run {run_id}: another coordinator works on it", run_id=run_id), started)
                 if answer.kind is AnswerKind.LEASED and not waits:
-                    _log.info("run %s: coordinator %s works on it; waiting for as long as its lease lives", run_id, answer.token.owner)
+                    words = "run %s: coordinator %s works on it; waiting for as long as its lease lives"
+                    _log.info(words, run_id, answer.token.owner, extra={"run_id": run_id})
                     waits = True
                 await self._pause(run_id, answer)
                 continue
             try:
-                result = await self._life(run_id, admitted, answer, started, sink, rewound)
+                (lived, trace) = (trace, None)
+                result = await self._life(run_id, admitted, answer, started, sink, rewound, lived)
             except OwnershipLost as lost:
                 rewound = str(lost) if lost.fields.get("rewound") else ""
                 continue
@@ -208,7 +200,14 @@ class Lives:
             rewound = ""
 
     async def _life(
-        self, run_id: str, admitted: RunState | None, claimed: Answer, started: float, sink: EventSink | None, rewound: str
+        self,
+        run_id: str,
+        admitted: RunState | None,
+        claimed: Answer,
+        started: float,
+        sink: EventSink | None,
+        rewound: str,
+        trace: RunTrace | None,
     ) -> RunResult:
         commits = Commits(self.environment.limits.result_steps_max)
         commits.expect(self.environment.plan.size)
@@ -220,7 +219,9 @@ class Lives:
             state, other = await self._read(run_id, claimed, sink, commits)
             rewound = rewound or other
         commands = [] if admitted is not None else await self.environment.store.inbox(run_id)
-        driver = RunDriver(self.environment, state, commits, None if sink is None else _teller(sink, run_id, state))
+        if trace is not None:
+            trace.follow(state.token.epoch, state.traced_lives[0])
+        driver = RunDriver(self.environment, state, commits, None if sink is None else _teller(sink, run_id, state), trace)
         try:
             if rewound or self._is_closing:
                 reason = f"{_REWOUND} {rewound}"[:_REASON_CHARS_MAX] if rewound else "drained"
@@ -232,6 +233,8 @@ class Lives:
         except StoreError as error:
             return error_result(run_id, error, state.plan.size, started, commits)
         finally:
+            if trace is not None:
+                trace.end()
             log = Acknowledged(*driver.acknowledged)
             if state.finished is not None and log.index == state.index:
                 self.known.forget(run_id)
@@ -289,7 +292,7 @@ class Lives:
                 is_lost = False
             except StoreError as error:  # nothing is under way that an outage could hurt
                 if not is_lost:
-                    _log.warning("run %s waits, and its store cannot be asked for news: %s", run_id, error)
+                    _log.warning("run %s waits, and its store cannot be asked for news: %s", run_id, error, extra={"run_id": run_id})
                 is_lost = True
 
     async def _has_commands(self, run_id: str) -> bool:
@@ -308,6 +311,13 @@ class Lives:
                 run_id=run_id,
                 changed=changed,
             )
+
+    async def _traced(self, run_id: str, admitted: RunState | None) -> RunTrace | None:
+        """The spans of the life that begins now, in the trace that the run was admitted with."""
+        if tracing() is None:  # else the log need not be asked
+            return None
+        root = admitted.trace if admitted is not None else (await self.environment.logs.admitted(run_id)).trace
+        return traced(self.environment.plan, run_id, root)
 
     async def _pause(self, run_id: str, refused: Answer) -> None:
         """Somebody else was first, or works on it: see again what becomes of the run."""

@@ -25,6 +25,7 @@ from agentraft_ray.errors import (
 from agentraft_ray.events import verdict_of
 from agentraft_ray.identity import NO_OWNER, OwnerToken, chain, digest_of_parts
 from agentraft_ray.pipeline import Task
+from agentraft_ray.protocol.messages import Ready
 from agentraft_ray.protocol.plan import Plan, plan_of
 from agentraft_ray.protocol.records import (
     OwnerClaimed,
@@ -38,8 +39,10 @@ from agentraft_ray.protocol.records import (
 )
 from agentraft_ray.protocol.state import RunState, fold
 from agentraft_ray.runtime.boundary import plain_text
+from agentraft_ray.telemetry.context import current_trace
+from agentraft_ray.telemetry.tracing import tracing
 
-__all__ = ["RunLogs", "admission_digest", "checkpoints_of_log", "task_record"]
+__all__ = ["RunLogs", "admission_digest", "append_entry", "checkpoints_of_log", "task_record"]
 
 _READ_RECORDS_MAX = 5_000
 _COPY_RECORDS_MAX = 500
@@ -73,6 +76,29 @@ def task_record(task: Task, limits: Limits) -> TaskRecord:
     return TaskRecord(plain_text(task.goal), inputs, plain_text(task.id))
 
 
+def append_entry(run_id: str, ready: Ready, seal: Seal) -> AppendEntry:
+    """The append that a machine asks for."""
+    blobs: tuple[tuple[bytes, bytes], ...] = ()
+    if ready.blobs:
+        named = [(seal.blob_name(digest), data) for digest, data in ready.blobs]
+        blobs = tuple((name, seal.seal_blob(run_id, name, data)) for name, data in named)
+    return AppendEntry(
+        run_id,
+        ready.token,
+        ready.new_head,
+        ready.index,
+        ready.head,
+        ready.records,
+        ready.new_head,
+        None,
+        blobs,
+        tuple([seal.blob_name(digest) for digest in ready.needs]) if ready.needs else (),
+        ready.taken,
+        ready.status,  # type: ignore[arg-type]
+        ready.outcome,
+    )
+
+
 class RunLogs:
     """The logs of a store, opened with a seal."""
 
@@ -85,14 +111,18 @@ class RunLogs:
 
         Raises RunIdConflict when the id stands for another task or pipeline, RunExpired when only a tombstone is left.
         """
-        wanted, stored, state = self.admission(run_id, task, plan)
+        spans = tracing()
+        span = spans.admission(plan, run_id, current_trace()) if spans is not None else None
+        wanted, stored, state = self.admission(run_id, task, plan, span.context if span is not None else "")
         created, meta = await self.store.admit(run_id, wanted, stored, state.head)
+        if span is not None and created:
+            span.end()
         self.check_admitted(run_id, wanted, meta)
         return created, meta, state
 
-    def admission(self, run_id: str, task: TaskRecord, plan: Plan) -> tuple[bytes, bytes, RunState]:
+    def admission(self, run_id: str, task: TaskRecord, plan: Plan, trace: str = "") -> tuple[bytes, bytes, RunState]:
         """What admits a run: its digest, its first record as it is stored, and the state that it leads to."""
-        record = RunAdmitted(run_id, task, plan.spec, plan.fingerprint, time.time())
+        record = RunAdmitted(run_id, task, plan.spec, plan.fingerprint, time.time(), trace=trace)
         stored = self.seal.seal(run_id, 0, encode_record(record))
         state = RunState(run_id)
         state.apply(record, stored)
@@ -112,22 +142,22 @@ class RunLogs:
                 outcome=meta.outcome,
             )
 
-    async def claim(self, run_id: str, owner: str, meta: RunMeta, remembered: int, admitted: RunState | None) -> Answer:
+    async def claim(self, run_id: str, owner: str, meta: RunMeta, remembered: int, admitted: RunState | None, trace: str = "") -> Answer:
         """Take the run over as it stands in `meta`. Only after the claim stands may the log be read.
 
         `remembered` = the highest epoch that this process knows of. A state that equals the log before the claim (a run that was
         admitted just now) may be given as `admitted`; it then takes the claim in and need not be read.
         """
-        entry, record = self.claim_entry(run_id, owner, meta, remembered)
+        entry, record = self.claim_entry(run_id, owner, meta, remembered, trace)
         answer = await self.store.append(entry)
         if answer.kind is AnswerKind.APPENDED and admitted is not None:
             admitted.apply(record, entry.records[0])
         return answer
 
-    def claim_entry(self, run_id: str, owner: str, meta: RunMeta, remembered: int) -> tuple[AppendEntry, OwnerClaimed]:
+    def claim_entry(self, run_id: str, owner: str, meta: RunMeta, remembered: int, trace: str = "") -> tuple[AppendEntry, OwnerClaimed]:
         """The append that takes a run over as it stands in `meta`, and the record in it."""
         token = OwnerToken(max(meta.token.epoch, remembered) + 1, owner)
-        record = OwnerClaimed(token.epoch, token.owner, time.time())
+        record = OwnerClaimed(token.epoch, token.owner, time.time(), trace)
         stored = self.seal.seal(run_id, meta.index, encode_record(record))
         head = chain(meta.head, stored)
         return AppendEntry(run_id, token, head, meta.index, meta.head, (stored,), head, claim=meta.token), record
@@ -139,13 +169,17 @@ class RunLogs:
             raise RunNotFound(f"no run {run_id!r} in this store; `submit` or `run` creates one", run_id=run_id)
         return meta
 
-    async def admitted_plan(self, run_id: str) -> Plan:
-        """The plan that a run was admitted with. Raises RunNotFound, LogCorrupted."""
+    async def admitted(self, run_id: str) -> RunAdmitted:
+        """The record that a run was admitted with. Raises RunNotFound, LogCorrupted."""
         stored = await self.store.read(run_id, 0, 1)
         record = decode_record(self.seal.open(run_id, 0, stored[0])) if stored else None
         if not isinstance(record, RunAdmitted):
             raise RunNotFound(f"no log of run {run_id!r} in this store", run_id=run_id)
-        return plan_of(record.plan)
+        return record
+
+    async def admitted_plan(self, run_id: str) -> Plan:
+        """The plan that a run was admitted with. Raises RunNotFound, LogCorrupted."""
+        return plan_of((await self.admitted(run_id)).plan)
 
     async def records(self, run_id: str) -> list[tuple[Record, bytes]]:
         """All records of a run with their stored bytes. Raises LogCorrupted for what cannot be opened."""
@@ -200,13 +234,18 @@ class RunLogs:
             raise FingerprintMismatch(f"pipeline {plan.spec.name!r} has no step {step!r} to fork at", run_id=run_id, changed=step)
         cut = _cut(origin, records, index)
         _refuse_unlike(fold(run_id, records[:cut]), plan)
-        admitted = RunAdmitted(new_id, origin.task, plan.spec, plan.fingerprint, time.time(), forked_from=(run_id, cut))
+        spans = tracing()
+        span = spans.admission(plan, new_id, current_trace(), forked_from=origin.trace) if spans is not None else None
+        trace = span.context if span is not None else ""
+        admitted = RunAdmitted(new_id, origin.task, plan.spec, plan.fingerprint, time.time(), (run_id, cut), trace)
         state = RunState(new_id)
         first = self.seal.seal(new_id, 0, encode_record(admitted))
         state.apply(admitted, first)
         created, _ = await self.store.admit(new_id, admission_digest(origin.task, plan), first, state.head)
         if not created:
             raise RunIdConflict(f"run {new_id!r} exists; give the fork an id of its own", run_id=new_id)
+        if span is not None:
+            span.end()
         await self._copy_prefix(origin, records[1:cut], state, owner)
         return state
 

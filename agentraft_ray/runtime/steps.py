@@ -19,6 +19,7 @@ from agentraft_ray.pipeline import StepContext
 from agentraft_ray.protocol.messages import StepRaised, StepReturned
 from agentraft_ray.runtime.boundary import described, plain_text
 from agentraft_ray.taxonomy import FREE, Cost, FailureCause
+from agentraft_ray.telemetry.logs import running_step
 
 __all__ = ["RunningStep", "StepThreads", "ends_us"]
 
@@ -121,6 +122,7 @@ class RunningStep:
         """
         fn, ctx = self._fn, self._ctx
         timer = None
+        labelled = running_step.set(ctx)
         try:
             is_async = _is_async(fn)
             if not is_async:
@@ -136,6 +138,7 @@ class RunningStep:
                 raise
             return self.raised(error)
         finally:
+            running_step.reset(labelled)
             if timer is not None:
                 timer.cancel()
         return self._returned(output, bytes_max, wanted)
@@ -157,7 +160,7 @@ class RunningStep:
             self._billed = Cost(0, 0.0, seconds)
             return self._billed
         try:
-            total = Cost.of(used.tokens, used.usd, used.seconds + seconds)
+            total = Cost.of(used.tokens, used.usd, used.seconds + seconds, used.known_usd)
         except (TypeError, ValueError, AttributeError):  # somebody has put a thing of their own into `ctx.cost`
             total = Cost(0, None, seconds)
         part = total if self._billed is FREE else total.less(self._billed)

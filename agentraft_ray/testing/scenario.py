@@ -9,13 +9,12 @@ import msgspec
 
 from agentraft_ray.protocol.plan import BudgetSpec, PlanSpec, Policies, StepSpec
 from agentraft_ray.protocol.records import TaskRecord
-from agentraft_ray.taxonomy import Cost
 
 __all__ = ["STEP_TOKENS_MAX", "VERDICT_TOKENS", "Scenario", "draw_scenarios"]
 
 STEP_TOKENS_MAX = 8
 VERDICT_TOKENS = 2
-_RESERVE = Cost(STEP_TOKENS_MAX + VERDICT_TOKENS, 0.0, 0.0)
+_RESERVE = (STEP_TOKENS_MAX + VERDICT_TOKENS, 0.0, 0.0)
 _VERIFIER = "simulated"
 
 

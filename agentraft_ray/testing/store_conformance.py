@@ -28,6 +28,8 @@ from agentraft_ray.checkpoint.base import (
     Command,
     NewRun,
     RunMeta,
+    RunPart,
+    RunPlace,
     RunStore,
 )
 from agentraft_ray.checkpoint.retention import prune
@@ -115,6 +117,17 @@ async def refusal(call: Awaitable[object], kind: type[AgentRaftError]) -> AgentR
     except kind as error:
         return error
     raise AssertionError(f"no {kind.__name__} was raised")
+
+
+async def _paged(store: RunStore, part: RunPart, size: int, before: RunPlace | None = None) -> list[str]:
+    """The ids of all runs of one part behind `before`, read in pages of `size`."""
+    found: list[str] = []
+    while page := await store.list_runs(part, size, before):
+        assert len(page) <= size
+        assert page == sorted(page, reverse=True)
+        found += [place.run_id for place in page]
+        before = page[-1]
+    return found
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
@@ -483,6 +496,22 @@ class StoreConformance:
             assert not set(await store.finished_runs(3600)) & set(ids)
             assert not (await store.admit(ids[0], digest(b"task"), b"again", digest(b"again"))).created
             assert ids[0] not in await store.open_runs(), "a repeated admission does not open a finished run"
+
+    async def test_runs_are_listed_page_by_page_newest_first(self) -> None:
+        async with self.opened() as store:
+            pens = [await admitted(store) for _ in range(7)]
+            ids = [pen.run_id for pen in pens]
+            for number in (5, 2, 4):
+                await pens[number].write(b"finished", status="finished")
+            await pens[6].write(b"parked", status="parked")
+            unfinished, finished = [ids[number] for number in (6, 3, 1, 0)], [ids[number] for number in (4, 2, 5)]
+            for size in (1, 2, 3, 100):
+                assert [one for one in await _paged(store, "unfinished", size) if one in ids] == unfinished
+                assert [one for one in await _paged(store, "finished", size) if one in ids] == finished
+            first = await store.list_runs("unfinished", 1)
+            assert await store.list_runs("unfinished", 0) == []
+            await pens[6].write(b"finished", status="finished")
+            assert [one for one in await _paged(store, "unfinished", 2, first[0]) if one in ids] == unfinished[1:]
 
     async def test_a_deleted_run_leaves_a_tombstone_that_answers_for_it(self) -> None:
         async with self.opened() as store:

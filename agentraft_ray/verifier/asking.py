@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from agentraft_ray.taxonomy import Cost, ErrorType, VerdictKind, VerificationResult
+from agentraft_ray.taxonomy import Cost, ErrorType, FaultKind, VerdictKind, VerificationResult, VerifierFault
 from agentraft_ray.verifier.base import Verifier, VerifyInput
+from agentraft_ray.verifier.spending import billed, fault
 
 __all__ = ["answer_of", "ask", "describe", "flaw_of", "in_thread"]
 
@@ -25,21 +26,25 @@ async def ask(verifier: Verifier, request: VerifyInput, *, bounded: bool = True)
     """The verdict of `verifier`, under its name and with its wall time; a raise, a time-out or no verdict at all is a FAULT.
 
     `request.deadline_s` bounds the call unless `bounded` is False, which saves fixed rules the timer. Only a cancellation from
-    outside comes through. Less than a millisecond of wall time is not booked, so that shared verdicts stay shared.
+    outside comes through. The verdict's cost is what it says, or else what was paid within its part of `request.spending`. Less than
+    a millisecond of wall time is not booked, so that shared verdicts stay shared.
     """
     started = time.perf_counter()
+    if bounded:
+        request = replace(request, spending=request.spending.part())
     try:
         verdict = await (verifier.verify(request) if request.deadline_s is None or not bounded else _in_time(verifier, request))
+        flaw = flaw_of(verdict)
+        if flaw:
+            verdict = VerificationResult.fault(f"{verifier.name} returned {flaw}")
+        verdict = billed(verdict, request.spending)
     except Exception as problem:  # noqa: BLE001 - the boundary: a verifier may be anybody's code
-        verdict = VerificationResult.fault(f"{verifier.name} raised {describe(problem)}")
-    flaw = flaw_of(verdict)
-    if flaw:
-        verdict = VerificationResult.fault(f"{verifier.name} returned {flaw}")
+        verdict = fault(problem, f"{verifier.name} raised {describe(problem)}", verifier.name, request.spending)
     if not verdict.verifier:
         verdict = verdict.by(verifier.name)
     seconds = time.perf_counter() - started
     if seconds >= _SECONDS_BOOKED_MIN and verdict.cost.seconds == 0.0:
-        verdict = replace(verdict, cost=Cost(verdict.cost.tokens, verdict.cost.usd, seconds))
+        verdict = replace(verdict, cost=verdict.cost + Cost(0, 0.0, seconds))
     return verdict
 
 
@@ -61,7 +66,8 @@ async def _in_time(verifier: Verifier, request: VerifyInput) -> VerificationResu
     except TimeoutError:
         if not timer.expired():
             raise
-        return VerificationResult.fault(f"{verifier.name} did not answer within {request.deadline_s:.3g} s")
+        why = f"{verifier.name} did not answer within {request.deadline_s:.3g} s"
+        return VerificationResult.fault(why, failure=VerifierFault(FaultKind.TIMEOUT, why, verifier.name))
 
 
 def describe(problem: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from agentraft_ray.pipeline import Criticality, Step, Task
 from agentraft_ray.taxonomy import VerificationResult
+from agentraft_ray.verifier.spending import Spending
 
 __all__ = ["VerificationResult", "Verifier", "VerifyInput"]
 
@@ -18,7 +19,8 @@ class VerifyInput:
     """Everything that one verdict may depend on.
 
     `output` is the decoded output of the step (an isolated copy). `history` holds ``(step name, output)`` of the committed
-    ancestors, in pipeline order; it may load lazily. `deadline_s` is how long the verdict may take, in seconds.
+    ancestors, in pipeline order; it may load lazily. `deadline_s` is how long the verdict may take, in seconds. What it may cost,
+    and what it has cost so far, is in `spending`; the verdict does not depend on either.
     """
 
     task: Task
@@ -27,6 +29,7 @@ class VerifyInput:
     history: Sequence[tuple[str, Any]] = field(default_factory=list)
     attempt: int = 0
     deadline_s: float | None = None
+    spending: Spending = field(default_factory=Spending, repr=False, compare=False)
 
 
 class Verifier(ABC):
@@ -57,6 +60,10 @@ class Verifier(ABC):
     async def second_opinion(self, request: VerifyInput, previous: str) -> VerificationResult | None:
         """A verdict by another mechanism than the verifier named `previous`; None where there is none."""
         return None
+
+    def missing(self) -> tuple[str, ...]:
+        """What this process lacks to ask it, each in one line that says what to install or set; () where nothing shows."""
+        return ()
 
     def uses_model(self, criticality: Criticality) -> bool:
         """Whether a step of this criticality is judged by more than fixed rules. Unknown verifiers count as more."""

@@ -16,7 +16,7 @@ from typing import Literal
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import InvalidConfig
 from agentraft_ray.pipeline import Criticality
-from agentraft_ray.taxonomy import FREE, Cost, VerdictKind, VerificationResult
+from agentraft_ray.taxonomy import FREE, Cost, VerdictKind, VerificationResult, VerifierFault
 from agentraft_ray.verifier.asking import ask
 from agentraft_ray.verifier.base import Verifier, VerifyInput
 
@@ -66,6 +66,9 @@ class QuorumVerifier(Verifier):
 
     def uses_model(self, criticality: Criticality) -> bool:
         return any(member.uses_model(criticality) for member in self._members)
+
+    def missing(self) -> tuple[str, ...]:
+        return tuple(line for member in self._members for line in member.missing())
 
     async def verify(self, request: VerifyInput) -> VerificationResult:
         if self._rule == "k_of_n":
@@ -133,7 +136,7 @@ class QuorumVerifier(Verifier):
         reasoning = f"{passes} passed and {rejections} rejected it, {self._rule} needs {self._k}" + (f" ({said})" if said else "")
         faulted = any(vote.kind is VerdictKind.FAULT for vote in silent)
         answer = VerificationResult.fault if faulted else VerificationResult.abstain
-        return answer(reasoning, verifier=self._name, cost=cost)
+        return answer(reasoning, verifier=self._name, cost=cost, failure=_soonest(silent))
 
     def _passed(self, passes: int, rejections: int) -> bool:
         if self._rule == "veto":
@@ -167,6 +170,12 @@ class QuorumVerifier(Verifier):
         """``quorum:grounding+schema``, or the count where names would be too many."""
         names = list(dict.fromkeys(vote.verifier for vote in votes))
         return f"{self._name}:{'+'.join(names) if len(names) <= 3 else f'{len(votes)} of {len(self._members)}'}"
+
+
+def _soonest(silent: list[VerificationResult]) -> VerifierFault | None:
+    """The failure that is over first: then it makes sense to ask the panel again."""
+    failures = [vote.failure for vote in silent if vote.failure is not None]
+    return min(failures, key=lambda failure: failure.retry_after_s or 0.0, default=None)
 
 
 class AllOf(QuorumVerifier):

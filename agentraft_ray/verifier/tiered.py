@@ -66,6 +66,9 @@ class TieredVerifier(Verifier):
     def uses_model(self, criticality: Criticality) -> bool:
         return any(tier.uses_model(criticality) for tier in (self.l1, *self._above(criticality)))
 
+    def missing(self) -> tuple[str, ...]:
+        return tuple(line for tier in (self.l1, self.l2, self.l3) if tier is not None for line in tier.missing())
+
     async def verify(self, request: VerifyInput) -> VerificationResult:
         criticality = request.step.criticality
         return await self._climb(request, self._above(criticality), criticality is not Criticality.LOW)

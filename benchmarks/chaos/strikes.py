@@ -218,7 +218,11 @@ class Striker:
                 time.sleep(_POLL_S)
 
     def _of_shard(self, index: int) -> set[str]:
-        return {run for run in self._tally.open_now() & self._live() if names.shard_of(run, SHARDS) == index}
+        """What is in flight of the runs that a coordinator owns: not always those of its number, it may have taken over others."""
+        with contextlib.suppress(redis.RedisError):
+            owners = self._watch.owners(self._tally.open_now() & self._live())
+            return {run for run, owner in owners.items() if owner.split(".")[-2] == str(index)}
+        return set()
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _FLIGHT_S

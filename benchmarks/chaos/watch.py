@@ -52,6 +52,15 @@ class Watch:
         found = self.lasts(runs).items()
         return {run: count for run, (count, last) in found if not isinstance(decode_record(last), RunFinished)}
 
+    def owners(self, runs: Iterable[str]) -> dict[str, str]:
+        """Who owns each run now; not the runs that nobody does."""
+        wanted = sorted(runs)
+        with self._client.pipeline(transaction=False) as batch:
+            for run in wanted:
+                batch.hget(self._keys.run(run).meta, "token")
+            found = zip(wanted, batch.execute(), strict=True)
+            return {run: owner for run, token in found if token and (owner := token.decode().partition(":")[2])}
+
     def after(self, lengths: dict[str, int]) -> dict[str, list[Record]]:
         """The records that have come since, of the runs that have any."""
         with self._client.pipeline(transaction=False) as batch:

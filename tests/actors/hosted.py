@@ -46,6 +46,7 @@ class Client:
         self.actor = actor
         self.blueprint = of
         self.name = name
+        self.session = ""
         self.replies: dict[int, Reply] = {}
         self.tickets = 0
 
@@ -88,7 +89,11 @@ class Client:
         return Judge(**values | fields)
 
     async def exchange(self, *requests: Work | Judge) -> list[Reply]:
-        came = decode(await self.actor.exchange(self.name, encode(list(requests))), list[Reply | Welcome])
+        came = decode(await self.actor.exchange(self.name, encode(list(requests)), session=self.session), list[Reply | Welcome])
+        if came and isinstance(came[0], Welcome):
+            self.session = came[0].session
+            if len(came) == 1:
+                return await self.exchange()
         replies = [reply for reply in came if not isinstance(reply, Welcome)]
         self.replies |= {reply.ticket: reply for reply in replies}
         return replies

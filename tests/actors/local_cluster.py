@@ -47,6 +47,7 @@ from agentraft_ray.runtime.blueprint import Blueprint, RunSettings
 from agentraft_ray.runtime.commands import approval_command, cancel_command
 from agentraft_ray.runtime.hooks import EventSink
 from agentraft_ray.runtime.logs import task_record
+from agentraft_ray.telemetry.context import current_trace
 
 WAIT_S = 20.0
 QUICK = ShardPace(
@@ -482,7 +483,7 @@ class Client:
     ) -> Follower:
         record = None if task is None else task_record(task, self.cluster.limits)
         sink = EventSink(self.events.setdefault(run_id, []).append) if listens else None
-        submission = Submission(run_id, blueprint.plan.fingerprint, record, listens)
+        submission = Submission(run_id, blueprint.plan.fingerprint, record, listens, current_trace())
         return Follower(blueprint, self.store, PlainSeal(), submission, sink, until_waiting=until_waiting)
 
     async def submit(self, blueprint: Blueprint, run_id: str, goal: str | None = "goal", **words: Any) -> Follower:

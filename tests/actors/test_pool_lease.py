@@ -90,11 +90,12 @@ async def test_what_waited_for_its_definition_is_not_sent_by_a_late_coordinator(
 
 async def test_a_message_that_was_under_way_while_its_sender_was_stopped_is_handed_back() -> None:
     here = Outbox[str]("client")
-    assert not here.is_old(time.monotonic() - 1e6, 2.0), "the clocks of two machines differ by anything; the first message is believed"
-    assert not here.is_old(time.monotonic() - 1e6 - 1.0, 2.0)
-    assert here.is_old(time.monotonic() - 1e6 - 3.0, 2.0)
-    assert not here.is_old(time.monotonic() - 1e6, 2.0)
-    assert not here.is_old(0.0, 0.0), "a sender that does not mind"
+    assert not here.is_old("", time.monotonic() - 1e6, 2.0), "the clocks of two machines differ by anything; the first message is believed"
+    assert not here.is_old(here.session, time.monotonic() - 1e6 - 1.0, 2.0)
+    assert here.is_old(here.session, time.monotonic() - 1e6 - 3.0, 2.0)
+    assert not here.is_old(here.session, time.monotonic() - 1e6, 2.0)
+    assert not here.is_old(here.session, 0.0, 0.0), "a sender that does not mind"
+    assert here.is_old("another", time.monotonic() - 1e6, 2.0), "it was sent to an outbox that is gone"
 
 
 async def test_a_worker_does_not_begin_what_an_old_message_asks_for() -> None:
@@ -105,3 +106,21 @@ async def test_a_worker_does_not_begin_what_an_old_message_asks_for() -> None:
     await here.actor.exchange("client", encode([]), now, 2.0)
     replies = decode(await here.actor.exchange("client", encode([ask]), now - 3.0, 2.0), list[Reply | Welcome])
     assert replies[-1] == Returning(ask.ticket)
+
+
+async def test_what_a_stopped_coordinator_had_sent_is_handed_back_when_others_have_gone_on_with_its_runs() -> None:
+    """The worker has forgotten it by then: whether its message is old cannot be seen from what came before."""
+    ran: list[str] = []
+    of = blueprint([Step("a", lambda ctx: ran.append(ctx.run_id) or "done")])  # type: ignore[func-returns-value]
+    here = Client(worker(of), of, "cluster/0:first-life")
+    await here.load()
+    assert (await here.ask(here.work(run_id="before"))).ticket == 1
+    late = here.work(run_id="after")
+    session, sent_at = here.session, time.monotonic() - 15.0
+    await here.actor.disown("cluster/0:", "cluster/1:heir")
+    replies = decode(await here.actor.exchange(here.name, encode([late]), sent_at, 2.0, session), list[Reply | Welcome])
+    assert isinstance(replies[0], Welcome)
+    assert replies[1:] == [Returning(late.ticket)]
+    assert ran == ["before"]
+    here.session = replies[0].session
+    assert isinstance(await here.ask(here.work(run_id="its own still")), Returned)

@@ -137,6 +137,36 @@ async def test_what_was_called_off_and_handed_back_runs_nowhere_else() -> None:
         assert pool.open == 0
 
 
+async def test_a_peer_that_is_not_named_any_more_gets_nothing_new_and_what_is_open_there_comes_back() -> None:
+    one, other = Scripted("one"), Scripted("other")
+    async with pooled(one, other) as (pool, seen):
+        pool.send(work(1))
+        pool.send(work(2))
+        await until(lambda: one.got and other.got, "both are at work")
+        pool.replace_peers([other])
+        assert pool.peers == ["other"]
+        pool.send(work(3))
+        await until(lambda: 3 in other.got, "the other one gets what is new")
+        one.answer(Returned(one.got[0], b"done"))
+        await until(lambda: one.got[0] in seen.replies, "its reply")
+        assert len(pool._lanes) == 1
+        pool.replace_peers([one, other])
+        pool.send(work(4))
+        await until(lambda: 4 in one.got, "it is a peer again")
+
+
+async def test_what_was_open_at_a_peer_that_dies_while_it_is_leaving_is_lost_once() -> None:
+    one, other = Scripted("one"), Scripted("other")
+    async with pooled(one, other) as (pool, seen):
+        pool.send(work(1))
+        pool.send(work(2))
+        await until(lambda: one.got and other.got, "both are at work")
+        pool.replace_peers([other])
+        one.is_dead = True
+        await until(lambda: seen.lost == one.got, "it is lost")
+        assert [lane.peer.name for lane in pool._lanes] == ["other"]
+
+
 async def test_a_peer_that_hands_requests_back_is_left_alone_for_a_while() -> None:
     draining = Scripted("draining")
     draining.on_work = lambda one: Returning(one.ticket)
@@ -201,7 +231,7 @@ async def test_what_died_between_two_exchanges_is_lost_and_what_is_on_its_way_is
         await until(lambda: len(peer.batches) > 1, "it is polled for")
         pool.send(work(2))
         await until(lambda: 2 in peer.got, "the next one is on its way")
-        peer.answer(Welcome())
+        peer.answer(Welcome("another life"))
         await until(lambda: seen.lost, "the peer has begun a new life")
         assert seen.lost == [1]
         peer.answer(Returned(2, b""))

@@ -381,6 +381,7 @@ async def test_the_work_of_a_client_that_stays_away_is_stopped() -> None:
         await until(lambda: gate.cancelled == 3, "its steps are cancelled")
         assert (await client.actor.stats())["clients"] == 0
         gate.opened.set()
+        assert isinstance(await client.ask(client.work()), Returning), "it was sent to what is gone"
         assert output(await client.ask(client.work())) == "through"
 
 

@@ -121,6 +121,14 @@ ON_ACCELERATOR = Pipeline([Step("anywhere", where), Step("there", where, resourc
 ON_GPU = Pipeline([Step("there", where, num_gpus=1)], name="on a GPU")
 
 
+async def linger(ctx: StepContext) -> str:
+    await asyncio.sleep(1.5)
+    return f"{os.getpid()}"
+
+
+LINGERING = Pipeline([Step("linger", linger, resources={"seat": 1})], name="lingering")
+
+
 def hang(ctx: StepContext) -> str:
     """The first attempt ticks into the tally for ever; nothing in Python can end its thread."""
     while not ctx.is_retry:

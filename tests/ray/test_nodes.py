@@ -15,7 +15,7 @@ import ray
 from agentraft_ray import Pipeline, Step, Task, wrap
 from agentraft_ray.cluster import Cluster
 from agentraft_ray.errors import InvalidConfig
-from tests.ray.pipelines import HANGING, ON_ACCELERATOR, ON_GPU, executions
+from tests.ray.pipelines import HANGING, LINGERING, ON_ACCELERATOR, ON_GPU, executions
 from tests.ray.programs import has_ended
 
 pytestmark = pytest.mark.ray
@@ -83,6 +83,21 @@ def test_store_breaker_and_coordinators_stay_on_the_node_of_the_program_that_lau
         pids = [figures["pid"] for name, figures in cluster.stats().items() if name.split("/")[1] in {"store", "breaker", "coordinator"}]
         parents = [int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in pids]
     assert parents == [raylet] * 6, pids
+
+
+def test_workers_come_while_steps_wait_for_them_and_go_when_nobody_does(
+    add_node: Callable[..., Any], short_directory: Path, nodes: Any
+) -> None:
+    add_node(resources={"seat": 3})
+    with Cluster.launch(
+        name="scaled", directory=short_directory, workers=1, worker_cpus=0.1, group_workers_max=3, group_idle_s=1.0
+    ) as cluster:
+        results = list(cluster.map(LINGERING, [Task(f"task {number}") for number in range(18)]))
+        assert len({result.output for result in results}) == 3
+        deadline = time.monotonic() + 30
+        while sum("seat" in name for name in cluster.stats()) > 1:
+            assert time.monotonic() < deadline, "the workers that nobody needs do not end"
+            time.sleep(0.1)
 
 
 def test_resources_that_no_node_has_are_refused_with_what_is_missing(nodes: Any, short_directory: Path) -> None:

@@ -276,6 +276,24 @@ async def test_a_dangling_entry_of_the_index_is_swept_once_it_is_old(server: Tes
     await store.close()
 
 
+async def test_runs_of_one_score_are_all_listed_and_what_is_in_the_wrong_part_is_moved(server: TestServer) -> None:
+    store = RedisCheckpointStore(server.url, prefix="listed")
+    pens = [await admitted(store) for _ in range(5)]
+    ids = sorted((pen.run_id for pen in pens), reverse=True)
+    await pens[0].write(b"end", status="finished")
+    await store.finished_runs()
+    with server.client() as client:
+        client.zadd(store.keys.open, {**dict.fromkeys(ids, 7), "dangling": 7})
+        client.delete(store.keys.finished)
+    found, before = [], None
+    while page := await store.list_runs("unfinished", 2, before):
+        found += [place.run_id for place in page]
+        before = page[-1]
+    assert found == [one for one in ids if one != pens[0].run_id]
+    assert [place.run_id for place in await store.list_runs("finished", 9)] == [pens[0].run_id]
+    await store.close()
+
+
 async def test_a_run_that_finished_without_its_move_in_the_index_is_moved_by_the_next_look(server: TestServer) -> None:
     store = RedisCheckpointStore(server.url, prefix="unmoved")
     pen = await admitted(store)

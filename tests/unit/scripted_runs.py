@@ -120,7 +120,7 @@ class ScriptedRun:
 
 def _short(value: object) -> str:
     """Type and fields of a value, digests cut to 4 bytes, without what says nothing."""
-    skipped = {"plan", "fingerprint", "token", "policy", "goal", "prompt", "calibration", "run"}
+    skipped = {"plan", "fingerprint", "token", "policy", "goal", "prompt", "calibration", "run", "cached", "known_usd"}
     parts = []
     for name in value.__struct_fields__:  # type: ignore[attr-defined]
         found = getattr(value, name)
@@ -158,7 +158,7 @@ def waits_for_people() -> ScriptedRun:
 
 
 def keeps_to_its_budget() -> ScriptedRun:
-    budget = BudgetSpec(attempts=4, tokens=100, reserve=Cost(10))
+    budget = BudgetSpec(attempts=4, tokens=100, reserve=(10, 0.0, 0.0))
     run = ScriptedRun(Policies(verifier="v1", budget=budget), first=None, second=None)
     run.loses_worker().returns("one", tokens=7).passes().claim()
     return run.returns("two?", tokens=9).rejects()

@@ -31,7 +31,7 @@ def test_an_unknown_price_ends_a_money_budget() -> None:
 
 
 def test_an_unknown_price_costs_what_was_set_aside_for_it() -> None:
-    run = ScriptedRun(policies(usd=1.0, reserve=Cost(0, 0.4)), first=None, second=None, third=None)
+    run = ScriptedRun(policies(usd=1.0, reserve=(0, 0.4, 0.0)), first=None, second=None, third=None)
     for _ in range(2):
         call = run._next(type(run.open[0])).call  # type: ignore[union-attr]
         run.feed(StepReturned(call, b"one", Cost(5, None))).passes()

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from agentraft_ray.errors import ErrorType, InvalidConfig, VerifierUnavailable
 from agentraft_ray.pipeline import Step, Task
-from agentraft_ray.taxonomy import VerdictKind
+from agentraft_ray.taxonomy import Advice, FaultKind, VerdictKind, VerifierFault
 from agentraft_ray.verifier import DEFAULT_MODELS, PROMPT_VERSION, Completion, LLMVerifier, VerifyInput
-from agentraft_ray.verifier.providers import accepts_temperature
+from agentraft_ray.verifier.providers import StopReason, accepts_temperature
 from agentraft_ray.verifier.windows import windows
 
 
@@ -83,7 +83,7 @@ async def test_text_without_a_verdict_is_a_soft_incomplete_that_is_not_billed_to
         None,
         7,
         b"x",
-        Completion(says(), 1, 1, finished=False),
+        Completion(says(), 1, 1, StopReason.TRUNCATED),
         RuntimeError("502"),
     ],
 )
@@ -91,6 +91,28 @@ async def test_anything_else_is_a_fault(reply):
     verdict = await LLMVerifier(complete_fn=Model(reply)).verify(request())
     assert not verdict.passed
     assert verdict.kind is VerdictKind.FAULT
+
+
+@pytest.mark.parametrize("stop", [stop for stop in StopReason if stop is not StopReason.COMPLETE])
+async def test_a_reply_that_is_not_complete_is_never_a_verdict(stop):
+    verdict = await LLMVerifier(complete_fn=Model(Completion(says(), 1, 1, stop, detail="why"))).verify(request())
+    assert not verdict.passed
+    assert (verdict.failure.kind.value, verdict.failure.message) == (stop.value, "why")
+    another = verdict.failure.kind.advice is Advice.ASK_ANOTHER
+    assert verdict.kind is (VerdictKind.ABSTAIN if another else VerdictKind.FAULT)
+    assert verdict.cost.tokens == 2
+
+
+async def test_a_call_may_answer_with_a_typed_fault():
+    limited = VerifierFault(FaultKind.RATE_LIMITED, "slow down", "own:model", 60.0, 429)
+    verdict = await LLMVerifier(complete_fn=Model(limited)).verify(request())
+    assert (verdict.kind, verdict.failure, verdict.cost.tokens) == (VerdictKind.FAULT, limited, 0)
+    assert json.loads(json.dumps(verdict.to_dict()))["failure"]["kind"] == "rate_limited"
+
+
+async def test_a_structured_verdict_is_read_as_strictly_as_text():
+    for verdict, kind in ((json.loads(says()), VerdictKind.PASS), ({"verdict": "PASS", "confidence": float("nan")}, VerdictKind.FAULT)):
+        assert (await LLMVerifier(complete_fn=Model(Completion("", verdict=verdict))).verify(request())).kind is kind
 
 
 @pytest.mark.parametrize("output", [None, "", "  ", [], {}])
@@ -245,14 +267,16 @@ def test_the_identity_changes_with_what_changes_verdicts():
 
 
 @pytest.mark.parametrize(
-    ("model", "accepted"),
+    ("provider", "model", "accepted"),
     [
-        ("claude-haiku-4-5", True), ("global.anthropic.claude-haiku-4-5-20251001-v1:0", True), ("claude-sonnet-4-6", True),
-        ("claude-sonnet-4-20250514", True), ("anthropic.claude-3-5-sonnet-20241022-v2:0", True), ("claude-opus-4-7", False),
-        ("us.anthropic.claude-haiku-5-5", False), ("claude-sonnet-5", False), ("gpt-4.1-mini", True), ("gpt-4o", True),
-        ("gpt-5.4-mini", False), ("gpt-6-luna", False), ("o3", False), ("gemini-2.5-flash", True), ("gemini-3.5-flash-lite", False),
-        ("amazon.nova-lite-v1:0", True), ("meta.llama3-1-70b-instruct-v1:0", True),
+        ("anthropic", "claude-haiku-4-5", True), ("bedrock", "global.anthropic.claude-haiku-4-5-20251001-v1:0", True),
+        ("anthropic", "claude-sonnet-4-6", True), ("anthropic", "claude-sonnet-4-20250514", True),
+        ("bedrock", "anthropic.claude-3-5-sonnet-20241022-v2:0", True), ("anthropic", "claude-opus-4-7", False),
+        ("bedrock", "us.anthropic.claude-haiku-5-5", False), ("anthropic", "claude-sonnet-5", False), ("openai", "gpt-4.1-mini", True),
+        ("openai", "gpt-4o", True), ("openai", "gpt-5.4-mini", False), ("openai", "gpt-6-luna", False), ("openai", "o3", False),
+        ("gemini", "gemini-2.5-flash", True), ("gemini", "gemini-3.5-flash-lite", False), ("bedrock", "amazon.nova-lite-v1:0", True),
+        ("bedrock", "meta.llama3-1-70b-instruct-v1:0", True),
     ],
 )  # fmt: skip
-def test_newer_models_are_not_sent_a_temperature(model, accepted):
-    assert accepts_temperature(model) is accepted
+def test_newer_models_are_not_sent_a_temperature(provider, model, accepted):
+    assert accepts_temperature(provider, model) is accepted

@@ -76,11 +76,9 @@ def _check_forced(name: str, environ: Mapping[str, str]) -> None:
         problem = "means the vLLM verifier, which the environment does not choose; pass verifier= to wrap"
     elif provider is None:
         problem = f"is unknown: use one of {', '.join(PROVIDERS)}, or none for rules only"
-    elif not provider.is_installed():
-        problem = f"needs the package {provider.package}: {provider.install_hint()}"
-    elif name != "bedrock" and not provider.has_credentials(environ):  # AWS ones may come from files or the machine itself
-        problem = f"has no credentials: set {' or '.join(' and '.join(names) for names in provider.credentials)}"
     else:
+        problem = provider.missing(environ)
+    if not problem:
         return
     raise VerifierUnavailable(f"{asked} {problem}", provider=name)
 
