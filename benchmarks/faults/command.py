@@ -106,8 +106,24 @@ def _check(options: argparse.Namespace) -> None:
         raise InvalidConfig("--twin makes trials without the protocol; --actors and --live measure the real thing; choose one")
     if options.live and (options.journal or options.until_decided is not None or options.plots):
         raise InvalidConfig("--live goes without --journal, --until-decided and --plots: a model's verdicts are not the same twice")
+    for path in (options.json, options.plots and options.plots / "headline.png"):
+        if path is not None:
+            _check_writable(path)
     if options.address and not (options.cluster or options.actors):
         raise InvalidConfig("--address names a Ray cluster for --cluster or --actors")
+
+
+def _check_writable(path: Path) -> None:
+    """Raise InvalidConfig where a result could not be written in the end."""
+    was_there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+        if not was_there:
+            path.unlink()
+    except OSError as error:
+        raise InvalidConfig(f"results cannot be written to {path}: {error}") from None
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from agentraft_ray.taxonomy import FREE, Cost, VerdictKind
 from agentraft_ray.verifier.asking import ask
 from agentraft_ray.verifier.base import Verifier
 from benchmarks.faults.corpus import CLASSES, request_of
+from benchmarks.faults.counts import Interval
 from benchmarks.faults.draws import key_of
-from benchmarks.faults.intervals import Interval, wilson
+from benchmarks.faults.intervals import wilson
 from benchmarks.faults.studies.base import Table, percent, span
 
 __all__ = ["Confusion", "confusion_of"]

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.faults.trial import CAUGHT, PARKED, SILENT, SUCCESS
 from benchmarks.faults.twin import Flags, Trials
 
-__all__ = ["Counts", "added", "counts_of"]
+__all__ = ["Counts", "Interval", "added", "counts_of"]
 
 Counts = dict[str, int]
 """By name. `trials` is what shares and means are over; `x_sq` is the sum of squares of `x`, a number per trial."""
+
+
+class Interval(NamedTuple):
+    """An estimate of what counts tell, and where the truth lies at the level of 95 %."""
+
+    estimate: float
+    low: float
+    high: float
 
 
 def counts_of(trials: Trials, baseline: Flags) -> Counts:

@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.faults.counts import Interval
 from benchmarks.faults.evaluate import comparison_of
 from benchmarks.faults.experiments import CoreTrials, TwinTrials
-from benchmarks.faults.intervals import FAMILY_ALPHA, Interval, disagreements, p_value
+from benchmarks.faults.intervals import FAMILY_ALPHA, disagreements, p_value
 from benchmarks.faults.measure import Measured, StopRule
 from benchmarks.faults.predict import Prediction
 from benchmarks.faults.sequential import sequence_interval

@@ -8,27 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
-from benchmarks.faults.counts import Counts
+from benchmarks.faults.counts import Counts, Interval
 from benchmarks.faults.predict import Prediction
 
-__all__ = ["FAMILY_ALPHA", "Interval", "disagreements", "interval_of", "mean_interval", "p_value", "wilson"]
+__all__ = ["FAMILY_ALPHA", "disagreements", "interval_of", "mean_interval", "p_value", "wilson"]
 
 FAMILY_ALPHA = 0.01
 LEVEL = 0.95
 _EVENTS_MIN = 25  # of which a mean is made, before its test means anything
-
-
-class Interval(NamedTuple):
-    """An estimate and where the truth lies at the level of 95 %."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 def wilson(hits: int, of: int, level: float = LEVEL) -> Interval:

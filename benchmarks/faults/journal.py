@@ -48,8 +48,11 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[tuple[str, int, int], Counts] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = path.open("a+b")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = path.open("a+b")
+        except OSError as error:
+            raise InvalidConfig(f"journal {path} cannot be opened: {error}") from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -57,7 +57,7 @@ def draw(picture: Picture, file: Path) -> None:
 
 def _draw_panel(axes: Any, panel: Panel) -> None:
     places = sorted({x for series in panel.series for x, _ in series.points})
-    beside = 0.012 * (places[-1] - places[0]) if panel.shares_x and panel.x_scale == "linear" else 0.0
+    beside = 0.012 * (places[-1] - places[0]) if places and panel.shares_x and panel.x_scale == "linear" else 0.0
     for number, series in enumerate(panel.series):
         shift = beside * (number - (len(panel.series) - 1) / 2)
         look = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}

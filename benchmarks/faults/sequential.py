@@ -13,9 +13,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
-from benchmarks.faults.intervals import Interval
+from benchmarks.faults.counts import Interval
 
 __all__ = ["ALPHA", "Law", "decided", "law_of_stopping", "log_evidence", "sequence_interval", "trials_at_least"]
 
@@ -69,6 +68,8 @@ class Law(NamedTuple):
 
 def law_of_stopping(rate: float, target: float, *, look: int, looks_max: int, alpha: float = ALPHA) -> Law:
     """Exactly, by following the distribution of the events that are there while nothing is decided, a look at a time."""
+    from scipy.stats import binom  # noqa: PLC0415 - processes that make trials do without scipy
+
     step: NDArray[np.float64] = binom.pmf(np.arange(look + 1), look, rate)
     open_: NDArray[np.float64] = np.ones(1)
     below = above = trials = 0.0

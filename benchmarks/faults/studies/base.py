@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from benchmarks.faults.counts import Counts
+from benchmarks.faults.counts import Counts, Interval
 from benchmarks.faults.experiments import CoreTrials, Experiment, Fleets, StoppedTests, TwinTrials
-from benchmarks.faults.intervals import Interval, interval_of, mean_interval, wilson
+from benchmarks.faults.intervals import interval_of, mean_interval, wilson
 from benchmarks.faults.predict import Prediction, pipeline_predictions
 from benchmarks.faults.predict_blocks import block_predictions
 from benchmarks.faults.predict_fleet import fleet_predictions

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from benchmarks.faults.counts import Interval
 from benchmarks.faults.experiments import CoreTrials, StoppedTests
-from benchmarks.faults.intervals import Interval, wilson
+from benchmarks.faults.intervals import wilson
 from benchmarks.faults.predict import pipeline_predictions
 from benchmarks.faults.scenario import FaultConfig, Scenario
 from benchmarks.faults.sequential import ALPHA, trials_at_least
