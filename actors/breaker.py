@@ -11,13 +11,13 @@ import logging
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
 
 from agentraft_ray.actors.breaker_desk import Desk
-from agentraft_ray.actors.breaker_messages import Answer, Asked, BreakerSettings, Report, Reported
+from agentraft_ray.actors.breaker_messages import Answer, Asked, BreakerSettings, Listen, Report, Reported
 from agentraft_ray.actors.control import Controlled, Figures
 from agentraft_ray.actors.messages import decode, encode
 from agentraft_ray.breaker import BreakerPolicy
@@ -46,9 +46,14 @@ class BreakerActor(Controlled):
     """
 
     def __init__(
-        self, settings: bytes, open_store: Callable[[], Documents] | None = None, *, clock: Callable[[], float] = time.time
+        self,
+        settings: bytes,
+        open_store: Callable[[], Documents] | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        observing: bytes | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(observing)
         self._settings: BreakerSettings = decode(settings, BreakerSettings)
         self._open_store = open_store
         self._clock = clock
@@ -58,6 +63,7 @@ class BreakerActor(Controlled):
         self._restored = open_store is None
         self._try_store_at = 0.0  # monotonic; a store that failed is left alone for a moment, so that no reply waits for it in vain
         self._lock = asyncio.Lock()
+        self._changed = asyncio.Event()
         self._changes = 0  # what must be written before it is told
         self._written = 0
         self._stale = False  # whether outcomes came since the last write
@@ -80,11 +86,39 @@ class BreakerActor(Controlled):
         since = report.version if report.incarnation == self.incarnation else 0
         scopes = dict.fromkeys(seen.scope for seen in report.scopes)
         scopes |= dict.fromkeys(settled.permit.scope for settled in report.settled)
+        scopes |= dict.fromkeys(one.scope for one in report.shut)
         scopes |= dict.fromkeys((*report.watched, *desk.news_since(since)))
-        words = tuple(desk.word(scope, now_s) for scope in scopes)
-        reply = encode(Reported(self.incarnation, desk.version, desk.first_generation, words))
+        reply = self._word(desk, scopes, now_s)
         await self._write_changes()
+        if desk.version != before:
+            self._tell()
         return reply
+
+    async def news(self, batch: bytes) -> bytes:
+        """What has changed since a shard heard last (an encoded Listen): an encoded Reported, as soon as there is something."""
+        self.at_work()
+        await self._restore()
+        listen: Listen = decode(batch, Listen)
+        desk = self._desk(listen.policy)
+        since = listen.version if listen.incarnation == self.incarnation else 0
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._settings.listen_s
+        while desk.version <= since and loop.time() < ends_at:
+            try:
+                async with asyncio.timeout_at(ends_at):
+                    await self._changed.wait()
+            except TimeoutError:
+                break
+        return self._word(desk, desk.news_since(since), self._clock())
+
+    def _word(self, desk: Desk, scopes: Iterable[str], now_s: float) -> bytes:
+        words = tuple(desk.word(scope, now_s) for scope in scopes)
+        return encode(Reported(self.incarnation, desk.version, desk.first_generation, words))
+
+    def _tell(self) -> None:
+        """Wake those who listen; what has changed is written by now."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def acquire(self, batch: bytes) -> bytes:
         """Answer who may be a probe (an encoded Asked) with an encoded Answer: one probe per half-open scope in the whole cluster."""
@@ -100,6 +134,8 @@ class BreakerActor(Controlled):
         answers = tuple((desk.word(ask.scope, now_s), permit) for ask, permit in zip(asked.asks, permits, strict=True))
         reply = encode(Answer(self.incarnation, desk.version, answers))
         await self._write_changes()
+        if desk.version != before:
+            self._tell()
         return reply
 
     def _desk(self, policy: bytes) -> Desk:

@@ -27,8 +27,10 @@ class ClusterBreakers:
     """The cluster's breakers of one policy, for one shard. `acquire` and `settle` never wait; `answer` gets what comes later.
 
     `start` it in the shard's loop and `close` it at the end. `client` names this life of the shard. While the actor is out of reach
-    scopes open by what was seen here, and none closes. `answer` may be given an event of a run that is gone by then: a permit that
-    nobody uses is to be settled as "released", or it keeps the scope waiting until it expires.
+    scopes open by what was seen here, and none closes. With `listens` news come at once, else with the next report.
+
+    `answer` may be given an event of a run that is gone by then: a permit that nobody uses is to be settled as "released", or it
+    keeps the scope waiting until it expires.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class ClusterBreakers:
         *,
         pace: Pace | None = None,
         clock: Callable[[], float] = time.time,
+        listens: bool = False,
     ) -> None:
         self._peer = peer
+        self._listens = listens
         self._answer = answer
         self._clock = clock
         self._report_wanted = asyncio.Event()
@@ -55,11 +59,17 @@ class ClusterBreakers:
         """Count how an attempt ended: "success", "failure" or "released"."""
         self.shard.settle(permit, outcome, self._clock())
 
+    def shut(self, scope: str, for_s: float) -> None:
+        """Nothing of this scope shall be done for so long, here and in the whole cluster."""
+        self.shard.shut(scope, for_s, self._clock())
+
     def start(self) -> None:
         """Begin to report and to ask."""
         if not self._tasks:
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._send_reports()), loop.create_task(self._ask_questions())]
+            if self._listens:
+                self._tasks.append(loop.create_task(self._listen()))
 
     async def close(self) -> None:
         """Tell the actor what it does not know yet, as far as it can be reached within moments, and stop."""
@@ -100,6 +110,17 @@ class ClusterBreakers:
             await asyncio.sleep(_BACK_OFF_S[min(tries, len(_BACK_OFF_S) - 1)])
             tries += 1
         self.shard.reported(reply, self._clock())
+
+    async def _listen(self) -> None:
+        tries = 0
+        while True:
+            reply = await self._call("news", self.shard.listen())
+            if reply is None:
+                await asyncio.sleep(_BACK_OFF_S[min(tries, len(_BACK_OFF_S) - 1)])
+                tries += 1
+                continue
+            tries = 0
+            self.shard.told(reply, self._clock())
 
     async def _ask_questions(self) -> None:
         while True:

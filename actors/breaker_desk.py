@@ -51,6 +51,9 @@ class Desk:
         for settled in report.settled:
             self._breakers.settle(settled.permit, settled.outcome, now_s)
             self._note(settled.permit.scope, now_s)
+        for one in report.shut:
+            self._breakers.shut(one.scope, one.for_s, now_s)
+            self._note(one.scope, now_s)
         if first != self.first_generation:
             self.version += 1  # a scope was forgotten: the snapshot must say so before anybody hears of the new number
         return True

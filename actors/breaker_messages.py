@@ -6,7 +6,7 @@ import msgspec
 
 from agentraft_ray.breaker import BreakerState, Outcome, Permit
 
-__all__ = ["Answer", "Ask", "Asked", "BreakerSettings", "Report", "Reported", "ScopeOutcomes", "ScopeWord", "Settled"]
+__all__ = ["Answer", "Ask", "Asked", "BreakerSettings", "Listen", "Report", "Reported", "ScopeOutcomes", "ScopeWord", "Settled", "Shut"]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -22,6 +22,7 @@ class BreakerSettings(_Message, frozen=True):
     policies_max: int = 256  # policies remembered; the one unused for longest that has nothing open makes room
     document_bytes_max: int = 1024 * 1024  # as in `Limits`
     clients_max: int = 1_000  # shards of which the last report's number is remembered
+    listen_s: float = 5.0  # who listens for news is answered at the latest after this
 
 
 class ScopeOutcomes(_Message, frozen=True):
@@ -39,6 +40,13 @@ class Settled(_Message, frozen=True):
     outcome: Outcome
 
 
+class Shut(_Message, frozen=True):
+    """A scope that shall be open for so long, because somebody has said that it takes that."""
+
+    scope: str
+    for_s: float
+
+
 class Report(_Message, frozen=True):
     """What one shard saw under one policy. Sent again with the same `number` until it is answered; it counts once.
 
@@ -54,6 +62,15 @@ class Report(_Message, frozen=True):
     scopes: tuple[ScopeOutcomes, ...]
     settled: tuple[Settled, ...]
     watched: tuple[str, ...]
+    shut: tuple[Shut, ...] = ()
+
+
+class Listen(_Message, frozen=True):
+    """Tell me what has changed after this version of this incarnation, as soon as something does. `policy` as in `Report`."""
+
+    policy: bytes
+    incarnation: str
+    version: int
 
 
 class ScopeWord(_Message, frozen=True):

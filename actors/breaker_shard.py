@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from agentraft_ray.actors.breaker_messages import Answer, Ask, Asked, Report, Reported, ScopeOutcomes, ScopeWord, Settled
+from agentraft_ray.actors.breaker_messages import Answer, Ask, Asked, Listen, Report, Reported, ScopeOutcomes, ScopeWord, Settled, Shut
 from agentraft_ray.actors.messages import decode, encode
 from agentraft_ray.breaker import BreakerPolicy, BreakerState, Permit, ScopedBreakers, Standing
 from agentraft_ray.protocol.messages import AcquirePermit, PermitDenied, PermitGranted
@@ -46,14 +46,20 @@ class _Scope:
     """One scope as this shard sees it. `generation` is the actor's last word; leave of any other one is void.
 
     `open_until_s` is None while the scope is closed. `successes` are the latest, not yet folded into `outcomes`; more than a window of
-    them in a row never matters. `tripped_in` = number of the report that tells of the failures for which it was opened here.
+    them in a row never matters. `tripped_in` = number of the report that tells why it was opened here: failures, or (`is_shut`)
+    somebody's word. It is open for at most `open_s_max`.
     """
 
-    __slots__ = ("ask_at_s", "generation", "is_dirty", "known_version", "open_until_s", "outcomes", "successes", "tripped_in")
+    __slots__ = (
+        "ask_at_s", "generation", "is_dirty", "is_shut", "known_version", "open_s_max", "open_until_s", "outcomes", "successes",
+        "tripped_in",
+    )  # fmt: skip
 
     def __init__(self, generation: int, window: int) -> None:
         self.generation = generation
         self.open_until_s: float | None = None
+        self.open_s_max = 0.0
+        self.is_shut = False
         self.ask_at_s = 0.0
         self.successes: deque[Leave] = deque(maxlen=window)
         self.outcomes: deque[tuple[str, str, bool]] = deque(maxlen=4 * window)
@@ -91,6 +97,7 @@ class ShardBreakers:
         self._dirty: dict[str, None] = {}
         self._dirty_since_s: float | None = None
         self._settled: list[Settled] = []
+        self._shut: dict[str, float] = {}
         self._is_at_work = False  # whether leave was given since the last report: steps may be long, and what others saw cannot wait
         self._is_urgent = True  # the first report is a greeting: it brings all that the actor knows
         self._reported_at_s = 0.0
@@ -131,6 +138,21 @@ class ShardBreakers:
             self._settled.append(Settled(permit, outcome))  # type: ignore[arg-type]
             self._hurry()
 
+    def shut(self, scope: str, for_s: float, now_s: float) -> None:
+        """Somebody has said that nothing shall be sent for so long: the scope is open from now on, here and soon everywhere."""
+        found = self._scopes.get(scope) or self._meet(scope)
+        until_s = now_s + for_s
+        if found.open_until_s is not None and found.open_until_s >= until_s:
+            return
+        found.open_until_s = found.ask_at_s = until_s
+        found.open_s_max = for_s
+        found.tripped_in, found.is_shut = _UNTOLD, True
+        self._open.add(scope)
+        self._shut[scope] = for_s
+        if not found.is_dirty:
+            self._mark(scope, found, now_s)
+        self._hurry()
+
     def state(self, scope: str, now_s: float) -> BreakerState:
         """The state of a scope as this shard sees it."""
         found = self._scopes.get(scope)
@@ -157,7 +179,7 @@ class ShardBreakers:
     @property
     def has_news(self) -> bool:
         """Whether there is anything that the actor was not told."""
-        return bool(self._dirty or self._settled)
+        return bool(self._dirty or self._settled or self._shut)
 
     def take_report(self, now_s: float) -> bytes:
         """The report that is due. It stays under way until `reported`."""
@@ -178,24 +200,35 @@ class ShardBreakers:
                 room -= len(found.outcomes)
                 found.outcomes.clear()
         settled, self._settled = tuple(self._settled), []
+        shut, self._shut = tuple(Shut(scope, for_s) for scope, for_s in self._shut.items()), {}
         self._is_urgent, self._is_at_work = bool(self._dirty), False
         self._dirty_since_s = now_s if self._dirty else None
         watched = tuple(sorted(self._open))
-        report = Report(self._client, self._number, self._policy_bytes, self._incarnation, self._version, tuple(scopes), settled, watched)
+        known = self._incarnation, self._version
+        report = Report(self._client, self._number, self._policy_bytes, *known, tuple(scopes), settled, watched, shut)
         self.report_in_flight = encode(report)
         return self.report_in_flight
 
     def reported(self, data: bytes, now_s: float) -> None:
         """The actor answered the report under way: its word holds, whatever was thought here."""
+        self.report_in_flight = None
+        self._heard = self._number
+        self._reported_at_s = now_s
+        self.told(data, now_s)
+
+    def listen(self) -> bytes:
+        """The question for news; `told` takes the answer."""
+        return encode(Listen(self._policy_bytes, self._incarnation, self._version))
+
+    def told(self, data: bytes, now_s: float) -> None:
+        """Take the actor's word for what has changed."""
         reply: Reported = decode(data, Reported)
         if reply.incarnation != self._incarnation:  # versions begin anew with every life of the actor
             for found in self._scopes.values():
                 found.known_version = 0
-        self._incarnation, self._version = reply.incarnation, reply.version
+            self._version = 0
+        self._incarnation, self._version = reply.incarnation, max(self._version, reply.version)
         self._first_generation = reply.first_generation
-        self.report_in_flight = None
-        self._heard = self._number
-        self._reported_at_s = now_s
         for word in reply.words:
             self._adopt(word, reply.version, now_s)
 
@@ -255,8 +288,9 @@ class ShardBreakers:
     def _open_until_s(self, found: _Scope, now_s: float) -> float:
         if found.open_until_s is None:
             return now_s
-        if found.open_until_s > now_s + self.policy.cooldown_s:  # the clock went back
-            found.open_until_s = found.ask_at_s = now_s + self.policy.cooldown_s
+        longest_s = max(self.policy.cooldown_s, found.open_s_max)
+        if found.open_until_s > now_s + longest_s:  # the clock went back
+            found.open_until_s = found.ask_at_s = now_s + longest_s
         return found.open_until_s
 
     def _fail(self, found: _Scope, leave: Leave, now_s: float) -> None:
@@ -268,7 +302,7 @@ class ShardBreakers:
             moved = self._local.observe(leave.scope, found.generation, leave.attempt_id, leave.run_id, True, now_s)
             if moved is BreakerState.OPEN:
                 found.open_until_s = found.ask_at_s = now_s + self.policy.cooldown_s
-                found.tripped_in = _UNTOLD
+                found.tripped_in, found.is_shut = _UNTOLD, False
                 self._open.add(leave.scope)
         self._hurry()
 
@@ -292,11 +326,13 @@ class ShardBreakers:
         if version and version < found.known_version:
             return found
         found.known_version = version
+        is_untold = found.tripped_in is not None and found.tripped_in > self._heard
         if word.generation != found.generation:
             found.forget_outcomes()
-        elif is_closed and found.tripped_in is not None and found.tripped_in > self._heard:
-            return found
+            is_untold = is_untold and found.is_shut  # failures of another generation count no more
         found.generation = word.generation
+        if is_untold and (is_closed or (found.is_shut and (found.open_until_s or 0.0) > now_s + word.retry_in_s)):
+            return found
         found.tripped_in = None
         if is_closed:
             found.open_until_s = None
@@ -305,6 +341,7 @@ class ShardBreakers:
             return found
         found.ask_at_s = now_s + word.retry_in_s
         found.open_until_s = found.ask_at_s if word.state is BreakerState.OPEN else now_s
+        found.open_s_max = word.retry_in_s
         self._open.add(word.scope)
         return found
 

@@ -26,9 +26,9 @@ class CheckpointStoreActor(Controlled):
     """Work: `append`, `admit`, `put_document`, `delete_run`. Control: the lease calls, which must not wait behind batches, and what
     every actor can be asked. A draining one finishes what it has and lets go of the server; leases are still served."""
 
-    def __init__(self, spec: bytes) -> None:
+    def __init__(self, spec: bytes, *, observing: bytes | None = None) -> None:
         """`spec` = an encoded `StoreSpec`; nothing is opened yet."""
-        super().__init__()
+        super().__init__(observing)
         self._spec = spec
         self._store: RedisCheckpointStore | None = None
         self._making = threading.Lock()

@@ -68,6 +68,7 @@ class Outcome(_Message, frozen=True, tag=1):
     error: str | None = None
     error_fields: dict[str, str | int | float | bool | None] = {}
     waiting_for: tuple[str, ...] = ()
+    resume_at: float | None = None
 
 
 class Told(_Message, frozen=True, tag=2):

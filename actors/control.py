@@ -12,26 +12,31 @@ import time
 from collections.abc import Callable
 
 from agentraft_ray.actors.messages import Pong, encode
+from agentraft_ray.actors.observing import Observer
 
 __all__ = ["Controlled", "Figures"]
 
 Figures = dict[str, float | int | str]
 
 _BEAT_S = 0.5
+_BEATS_PER_REPORT = 4  # of figures for metrics, which Ray takes on every ten seconds
 
 
 class Controlled:
     """The base of an actor class. Work methods call `at_work()` first; `ping`, `drain` and `stats` are for the control group.
 
     `incarnation` is random per life of the actor: whoever sees another one knows that all memory of the last is gone.
+    `observing` = encoded `Observing`, None where nobody wants to see anything.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, observing: bytes | None = None) -> None:
         self.incarnation = secrets.token_hex(8)
         self._born_at = time.monotonic()
         self._due_at = self._born_at
         self._draining = False
         self._work_loop: asyncio.AbstractEventLoop | None = None
+        self._observer = None if observing is None else Observer(observing, self._shown)
+        self._beats = 0
         try:
             self._beat(asyncio.get_running_loop())
         except RuntimeError:  # not made inside a loop: the first work call brings one
@@ -71,10 +76,9 @@ class Controlled:
             "incarnation": self.incarnation,
             "pid": os.getpid(),
             "age_s": time.monotonic() - self._born_at,
-            "lag_s": self._lag_s(),
             "draining": int(self._draining),
         }
-        return own | self._figures()
+        return own | self._shown()
 
     # --- for subclasses ----------------------------------------------------------------------------------------------------
 
@@ -87,14 +91,23 @@ class Controlled:
 
     # --- the heartbeat -----------------------------------------------------------------------------------------------------
 
+    def _shown(self) -> Figures:
+        return {"lag_s": self._lag_s(), **self._figures()}
+
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._observer is not None and self._work_loop is None:
+            loop.call_soon(self._observer.begin)
         self._work_loop = loop
         self._due_at = time.monotonic() + _BEAT_S
         loop.call_later(_BEAT_S, self._next_beat, loop)
 
     def _next_beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        if loop is self._work_loop:  # else the work has moved to another loop, which beats by itself
-            self._beat(loop)
+        if loop is not self._work_loop:  # the work has moved to another loop, which beats by itself
+            return
+        self._beats += 1
+        if self._observer is not None and self._beats % _BEATS_PER_REPORT == 0:
+            self._observer.report()
+        self._beat(loop)
 
     def _lag_s(self) -> float:
         return max(0.0, time.monotonic() - self._due_at) if self._work_loop is not None else 0.0

@@ -81,8 +81,9 @@ class CoordinatorActor(Controlled):
         peer: Callable[[str], Peer] | None = None,
         leave: Callable[[int], Any] = os._exit,
         pace: ShardPace | None = None,
+        observing: bytes | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(observing)
         self.pace = pace or ShardPace()
         spec: ShardSettings = decode(settings, ShardSettings)
         self.settings = spec
@@ -356,7 +357,7 @@ class CoordinatorActor(Controlled):
 
     def _tell(self, live: LiveRun, output: bytes | None) -> None:
         if live.clients:
-            outcome = outcome_of(live.state, output)
+            outcome = outcome_of(live.state, output, live.machine.wake_at if live.state.finished is None else None)
             for client in live.clients:
                 self.desk.put(client, outcome)
 
@@ -364,7 +365,7 @@ class CoordinatorActor(Controlled):
         self._tell(live, None)
         if live.is_gone:
             self.intake.left(live)
-        elif any(reason.startswith("verifier:") for reason in live.state.parked or ()):
+        elif live.machine.wake_at is None and any(reason.startswith("verifier:") for reason in live.state.parked or ()):
             delay = live.program.blueprint.limits.verifier_park_retry_s
             asyncio.get_running_loop().call_later(delay, self._ask_again, live)
 

@@ -64,7 +64,9 @@ def load_blueprint(data: bytes) -> Blueprint:
     definition: Definition = decode(data, Definition)
     carried = _unpickled(definition.value) if definition.value else {}
     pipeline = carried.get("pipeline") or import_object(definition.pipeline)
-    verifier = carried.get("verifier") or (import_object(definition.verifier) if definition.verifier else default_verifier())
+    verifier = carried.get("verifier")
+    if verifier is None:
+        verifier = import_object(definition.verifier) if definition.verifier else default_verifier()
     for found, kind in ((pipeline, Pipeline), (verifier, Verifier)):
         if not isinstance(found, kind):
             raise InvalidConfig(f"{definition.pipeline or definition.verifier!r} names a {type(found).__name__}, not a {kind.__name__}")

@@ -20,6 +20,7 @@ from agentraft_ray.runtime.blueprint import Blueprint
 from agentraft_ray.runtime.boundary import described
 from agentraft_ray.runtime.logged_outputs import LoggedOutputs, LoggedRuns
 from agentraft_ray.telemetry import semantics
+from agentraft_ray.telemetry.counting import PipelineCounter, counter_of
 from agentraft_ray.telemetry.tracing import tracing
 
 __all__ = ["ExchangeHost", "LoadDefinition", "OpenStore"]
@@ -49,11 +50,13 @@ class ExchangeHost(Controlled):
         load: LoadDefinition | None,
         open_store: OpenStore | None,
         client_ttl_s: float = 60.0,
+        observing: bytes | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(observing)
         self._exchange: Exchange[Request] = Exchange(self._forget, hold_s=hold_s, client_ttl_s=client_ttl_s)
         self._lanes = Lanes(self, slots)
         self._definitions: dict[bytes, Blueprint] = {}
+        self._counters: dict[bytes, PipelineCounter] = {}  # of the same definitions, where this process collects metrics
         self._store = store
         self._encryption_key = encryption_key
         self._load = load or _load_definition
@@ -74,8 +77,13 @@ class ExchangeHost(Controlled):
         fingerprint = blueprint.plan.fingerprint
         self._definitions.pop(fingerprint, None)
         self._definitions[fingerprint] = blueprint
+        counter = counter_of(blueprint.plan)
+        if counter is not None:
+            self._counters[fingerprint] = counter
         if len(self._definitions) > DEFINITIONS_MAX:
-            del self._definitions[next(iter(self._definitions))]
+            oldest = next(iter(self._definitions))
+            del self._definitions[oldest]
+            self._counters.pop(oldest, None)
         return encode(Loaded(fingerprint))
 
     async def cancel(self, client: str, tickets: list[int]) -> None:

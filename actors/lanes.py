@@ -76,7 +76,8 @@ class _Lane:
 
 
 class Lanes:
-    """The requests of one actor and the lanes that do them; with `slots`, at most so many at a time, the others wait in order.
+    """The requests of one actor and the lanes that do them; with `slots`, at most so many at a time, the others wait in order. One that
+    waits for somebody else, who bounds that himself, takes no slot meanwhile (`leave_slot`, `take_slot`).
 
     A request starts in an empty context: no context variable of one reaches another.
     """
@@ -87,6 +88,7 @@ class Lanes:
         self._queue: deque[Request] = deque()
         self._lanes: set[_Lane] = set()
         self._next: _Lane | None = None  # the lane that is about to take from the queue
+        self._elsewhere = 0
         self.done = 0
 
     @property
@@ -105,13 +107,22 @@ class Lanes:
 
     def go(self) -> None:
         """See to it that somebody takes what is queued."""
-        if self._queue and self._next is None and (self._slots is None or len(self._lanes) < self._slots):
+        if self._queue and self._next is None and (self._slots is None or len(self._lanes) - self._elsewhere < self._slots):
             lane = self._next = _Lane()
             self._lanes.add(lane)
             loop = asyncio.get_running_loop()
             lane.is_watched = True
             loop.create_task(self._work(lane), context=contextvars.Context()).add_done_callback(_retrieved)
             loop.call_soon(self._waits, lane)
+
+    def leave_slot(self) -> None:
+        """A request waits for somebody else."""
+        self._elsewhere += 1
+        self.go()
+
+    def take_slot(self) -> None:
+        """It goes on; it need not wait for that, since it has begun."""
+        self._elsewhere -= 1
 
     def take_back(self) -> list[Request]:
         """The requests that no lane has begun, which now none will."""

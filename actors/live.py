@@ -19,6 +19,7 @@ from agentraft_ray.runtime.boundary import checked_verdict
 from agentraft_ray.runtime.logs import append_entry
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.taxonomy import VerificationResult
+from agentraft_ray.telemetry.counting import counter_of
 from agentraft_ray.telemetry.tracing import RunTrace
 
 __all__ = ["Breakers", "LiveRun", "Program"]
@@ -50,6 +51,7 @@ class Program:
             group_of(step.num_cpus, step.num_gpus, dict(step.resources or {}), step.isolate) for step in self.blueprint.pipeline.block
         )
         self.committed = 0  # steps of all its runs, since this process began
+        self.counter = counter_of(self.plan)
         self._checked: tuple[VerificationResult, VerificationResult] | None = None
 
     def checked(self, result: VerificationResult) -> VerificationResult:
@@ -109,6 +111,8 @@ class LiveRun:
         self.trace = trace
         if trace is not None:
             trace.follow(state.token.epoch, state.traced_lives[0])
+        if program.counter is not None:
+            program.counter.began()
         self.is_gone = False
 
     def entry(self, seal: Seal) -> AppendEntry:
@@ -122,8 +126,10 @@ class LiveRun:
         assert ready is not None
         self.ready = None
         self.acknowledged = Acknowledged(answer.token, answer.index, answer.head)
-        position = ready.index
+        position, counter = ready.index, self.program.counter
         for record in ready.decided:
+            if counter is not None:
+                counter.note(self.state, record)
             if type(record) is StepCommitted:
                 self.program.committed += 1
                 data = record.output.data

@@ -47,6 +47,7 @@ def create(
     resources: Mapping[str, float] | None = None,
     node_id: str | None = None,
     detached: bool = False,
+    observing: bytes | None = None,
 ) -> Any:
     """Start an actor; its handle, which must be kept: without `detached` the actor ends with it. `node_id`: on that node or nowhere.
 
@@ -70,4 +71,4 @@ def create(
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=False)
     if detached:
         options["lifetime"] = "detached"
-    return _remote(role).options(**options).remote(*args)
+    return _remote(role).options(**options).remote(*args, observing=observing)

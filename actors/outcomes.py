@@ -15,7 +15,7 @@ from agentraft_ray.runtime.results import standing_of
 __all__ = ["failure_of", "outcome_of", "result_of"]
 
 
-def outcome_of(state: RunState, output: bytes | None) -> Outcome:
+def outcome_of(state: RunState, output: bytes | None, resume_at: float | None = None) -> Outcome:
     """The notice about a run that has finished or waits; `output` = the encoded output of its last step."""
     standing = standing_of(state)
     return Outcome(
@@ -30,6 +30,7 @@ def outcome_of(state: RunState, output: bytes | None) -> Outcome:
         standing.error,
         _plain(standing.error_fields),
         standing.waiting_for,
+        resume_at,
     )
 
 
@@ -56,6 +57,7 @@ def result_of(outcome: Outcome, output_type: Any, steps: Sequence[StepRun], elap
         cost=outcome.cost,
         error_kind=outcome.error_kind,
         error_fields=fields_of(outcome.error_fields),
+        resume_at=outcome.resume_at,
     )
 
 

@@ -36,6 +36,7 @@ from agentraft_ray.protocol.messages import (
 )
 from agentraft_ray.protocol.records import Payload, RunParked, TaskRecord
 from agentraft_ray.runtime.commands import command_event
+from agentraft_ray.runtime.judging import waits_long
 from agentraft_ray.runtime.outputs import History
 from agentraft_ray.taxonomy import Cost, FailureCause, VerificationResult
 from agentraft_ray.verifier.base import VerifyInput
@@ -146,7 +147,7 @@ class Shard:
             if not live.is_gone:  # what was called off is answered too: its machine books what it has cost
                 event = _event_of(command, reply)
                 if type(event) is VerdictReturned:
-                    self._verdict(live, event, now)
+                    self._verdict(live, command.step, event, now)
                 else:
                     live.machine.feed(event, now)
                 self._go(live, now)
@@ -174,7 +175,7 @@ class Shard:
                 self._ask_judge(live, command, losses + 1)
             else:
                 fault = VerificationResult.fault(f"{losses + 1} verifiers were lost while they judged it", verifier="cluster")
-                self._verdict(live, VerdictReturned(command.call, fault), now)
+                self._verdict(live, command.step, VerdictReturned(command.call, fault), now)
                 self._go(live, now)
 
     def permitted(self, event: PermitGranted | PermitDenied) -> None:
@@ -261,9 +262,13 @@ class Shard:
             self.on_waiting(live)
         elif parked is None:
             live.told_waiting = None
-        elif parked != live.told_waiting and wake_at is None:  # a breaker's cooldown passes by itself
+        elif parked != live.told_waiting and self._waits_long(live, wake_at):
             live.told_waiting = parked
             self.on_waiting(live)
+
+    def _waits_long(self, live: LiveRun, wake_at: float | None) -> bool:
+        """Whether its clients should hear that it waits: the time of a breaker passes by itself, as most that a verifier names does."""
+        return wake_at is None or waits_long(live.state, wake_at - self.clock(), live.program.blueprint.limits)
 
     def _leave(self, live: LiveRun) -> None:
         live.is_gone = True
@@ -329,13 +334,15 @@ class Shard:
         if verdict is not None:
             if live.trace is not None:
                 live.trace.asked(command)
-            self._verdict(live, VerdictReturned(command.call, verdict), now)
+            self._verdict(live, command.step, VerdictReturned(command.call, verdict), now)
         else:
             self._ask_judge(live, command, 0)
 
-    def _verdict(self, live: LiveRun, event: VerdictReturned, now: float) -> None:
+    def _verdict(self, live: LiveRun, step: int, event: VerdictReturned, now: float) -> None:
         if live.trace is not None:
             live.trace.judged(event)
+        if live.program.counter is not None:
+            live.program.counter.judged(step, event.result)
         live.machine.feed(event, now)
 
     def _judge_here(self, live: LiveRun, command: Verify) -> VerificationResult | None:

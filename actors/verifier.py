@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import msgspec
 
+from agentraft_ray.actors.breaker_shard import Pace
 from agentraft_ray.actors.hosting import ExchangeHost, LoadDefinition, OpenStore
 from agentraft_ray.actors.lanes import Request
 from agentraft_ray.actors.messages import Judge, Judged, Reply, Returning, decode
+from agentraft_ray.actors.peers import Peer
+from agentraft_ray.actors.provider_guard import ClusterGuard
 from agentraft_ray.errors import StoreUnavailable
 from agentraft_ray.protocol.records import TaskRecord
 from agentraft_ray.runtime.blueprint import Blueprint
@@ -18,9 +21,12 @@ from agentraft_ray.runtime.boundary import checked_verdict, described
 from agentraft_ray.runtime.judging import RunningVerdict, opinion, task_copy
 from agentraft_ray.runtime.logged_outputs import LoggedOutputs
 from agentraft_ray.runtime.outputs import History
+from agentraft_ray.runtime.provider_guard import ProcessGuard
 from agentraft_ray.taxonomy import FREE, VerdictKind, VerificationResult
 from agentraft_ray.telemetry import semantics
 from agentraft_ray.verifier.base import VerifyInput
+from agentraft_ray.verifier.providers.connections import Connections, Visit, visiting
+from agentraft_ray.verifier.providers.lanes import Guard
 from agentraft_ray.verifier.spending import Spending
 
 __all__ = ["VerifierActor", "VerifierSettings"]
@@ -29,18 +35,31 @@ _GRACE_S = 0.25  # a verifier that keeps its own deadline answers for itself, wi
 
 
 class VerifierSettings(msgspec.Struct, frozen=True):
-    """How a verifier is made; `slots` = verdicts at a time, the others as for a worker."""
+    """How a verifier is made; `slots` = verdicts at a time, without those that wait for a provider; the others as for a worker.
+
+    `breaker` = the name of the actor that keeps the cluster's breakers; without one this process has its own for providers.
+    """
 
     store: bytes | None = None
     slots: int | None = 256
     hold_s: float = 2.0
     encryption_key: bytes | None = None
+    breaker: str = ""
 
 
 class VerifierActor(ExchangeHost):
-    """Judges outputs. `settings` = encoded `VerifierSettings`."""
+    """Judges outputs. `settings` = encoded `VerifierSettings`. `peer` makes a way to call an actor by its name."""
 
-    def __init__(self, settings: bytes, *, load: LoadDefinition | None = None, open_store: OpenStore | None = None) -> None:
+    def __init__(
+        self,
+        settings: bytes,
+        *,
+        load: LoadDefinition | None = None,
+        open_store: OpenStore | None = None,
+        peer: Callable[[str], Peer] | None = None,
+        pace: Pace | None = None,
+        observing: bytes | None = None,
+    ) -> None:
         chosen: VerifierSettings = decode(settings, VerifierSettings)
         super().__init__(
             slots=chosen.slots,
@@ -49,7 +68,12 @@ class VerifierActor(ExchangeHost):
             encryption_key=chosen.encryption_key,
             load=load,
             open_store=open_store,
+            observing=observing,
         )
+        self._breaker = chosen.breaker
+        self._peer = peer or _ray_peer
+        self._pace = pace
+        self._connections: Connections | None = None
 
     async def exchange(self, client: str, batch: bytes, sent_at: float = 0.0, good_for_s: float = 0.0, session: str = "") -> bytes:
         """Take in a batch of `Judge`; the verdicts that are ready, once there are any, at the latest after `hold_s`."""
@@ -64,7 +88,7 @@ class VerifierActor(ExchangeHost):
     async def _judge(self, request: Request) -> VerificationResult | None:
         ask: Judge = request.ask
         blueprint: Blueprint = request.definition
-        verifier, outputs = blueprint.verifier, self._outputs(blueprint, ask.run_id)
+        outputs = self._outputs(blueprint, ask.run_id)
         running = request.running = RunningVerdict(ask.ticket, ask.allowance)
         task, near, data, previous = ask.task, dict(ask.parents), ask.output.data, ask.previous
         if task is None or data is None or None in near.values():
@@ -73,7 +97,19 @@ class VerifierActor(ExchangeHost):
                 data, passed_by = await asyncio.to_thread(outputs.judged_data, ask.output, ask.position)
                 previous = previous or passed_by  # only the commit itself says who has passed a suspect
         make = partial(_input, ask, blueprint, outputs, task, near, data, running.spending)  # type: ignore[arg-type]
-        return await opinion(verifier, make, previous, partial(_checked, blueprint), is_suspect=ask.position >= 0)
+        with visiting(Visit(self._to_providers(), self._lanes.leave_slot, self._lanes.take_slot)):
+            return await opinion(blueprint, make, previous, partial(_checked, blueprint), is_suspect=ask.position >= 0)
+
+    def _to_providers(self) -> Connections:
+        """The connections of this actor: it shares neither clients nor what it knows of providers with others in its process."""
+        if self._connections is None:
+            guard: Guard
+            if self._breaker:
+                guard = ClusterGuard(self._peer(self._breaker), f"verifier.{self.incarnation}", pace=self._pace)
+            else:
+                guard = ProcessGuard()
+            self._connections = Connections(guard)
+        return self._connections
 
     def waits(self, request: Request) -> None:
         """The verdict's time is bounded here, whatever the verifier does; most rules are done before that is needed."""
@@ -82,7 +118,11 @@ class VerifierActor(ExchangeHost):
 
     def reply(self, request: Request, done: VerificationResult | None) -> Reply:
         """A verdict with the wall time that it took."""
-        return Judged(request.ask.ticket, done, self._seconds(request))
+        seconds = self._seconds(request)
+        counter = self._counters.get(request.ask.definition)
+        if counter is not None:
+            counter.took(request.ask.step, seconds)
+        return Judged(request.ask.ticket, done, seconds)
 
     def failed(self, request: Request, error: BaseException) -> Reply:
         """A verdict that there is not, because what is to be judged cannot be read, or because the verifier ended its own task."""
@@ -109,6 +149,12 @@ class VerifierActor(ExchangeHost):
 
 def _flaw(done: VerificationResult | None) -> str:
     return "verifier_fault" if done is not None and done.kind is VerdictKind.FAULT else ""
+
+
+def _ray_peer(name: str) -> Peer:
+    from agentraft_ray.actors.gateway import RayPeer  # noqa: PLC0415 - the class works without Ray as well
+
+    return RayPeer(name)
 
 
 def _input(

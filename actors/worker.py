@@ -54,6 +54,7 @@ class WorkerActor(ExchangeHost):
         load: LoadDefinition | None = None,
         open_store: OpenStore | None = None,
         leave: Callable[[int], Any] = os._exit,
+        observing: bytes | None = None,
     ) -> None:
         chosen: WorkerSettings = decode(settings, WorkerSettings)
         super().__init__(
@@ -63,6 +64,7 @@ class WorkerActor(ExchangeHost):
             encryption_key=chosen.encryption_key,
             load=load,
             open_store=open_store,
+            observing=observing,
         )
         self._threads = StepThreads(chosen.step_threads_max)
         self._payload_bytes_max = chosen.payload_bytes_max
@@ -142,6 +144,9 @@ class WorkerActor(ExchangeHost):
 
     def reply(self, request: Request, done: StepReturned | StepRaised) -> Reply:
         """What a step did, as the coordinator is told."""
+        counter = self._counters.get(request.ask.definition)
+        if counter is not None:
+            counter.ran(request.ask.step, done.cost.seconds)
         return _reply(request.ask.ticket, done)
 
     def failed(self, request: Request, error: BaseException) -> Reply:

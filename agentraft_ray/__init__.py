@@ -12,7 +12,7 @@ from agentraft_ray.api import wrap
 from agentraft_ray.breaker import BreakerState, CircuitBreaker
 from agentraft_ray.checkpoint.base import Checkpoint, CheckpointStore
 from agentraft_ray.checkpoint.memory import InMemoryCheckpointStore
-from agentraft_ray.config import AgentRaftConfig, Budget, Limits, RetryPolicy
+from agentraft_ray.config import AgentRaftConfig, Budget, FreshCalibration, Limits, RetryPolicy
 from agentraft_ray.errors import AgentRaftError, CircuitBreakerOpen, ErrorType, MaxRetriesExceeded, VerifierUnavailable
 from agentraft_ray.events import Event, EventType
 from agentraft_ray.pipeline import AheadBy, Criticality, Pipeline, Step, StepContext, Task, step
@@ -42,6 +42,7 @@ __all__ = [
     "ErrorType",
     "Event",
     "EventType",
+    "FreshCalibration",
     "InMemoryCheckpointStore",
     "LLMVerifier",
     "Limits",

@@ -16,23 +16,26 @@ from agentraft_ray.checkpoint.base import CheckpointStore, RunStore
 from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from agentraft_ray.checkpoint.memory import InMemoryCheckpointStore
 from agentraft_ray.checkpoint.seal import EncryptingSeal, PlainSeal, Seal
-from agentraft_ray.config import AgentRaftConfig, Budget, Limits, OnOpen
+from agentraft_ray.config import AgentRaftConfig, Budget, FreshCalibration, Limits, OnOpen
 from agentraft_ray.errors import InvalidConfig
 from agentraft_ray.events import Event
 from agentraft_ray.pipeline import Pipeline
-from agentraft_ray.runtime.blueprint import ROLLBACK_DEPTH, RunSettings, blueprint_of
+from agentraft_ray.runtime.blueprint import ROLLBACK_DEPTH, Blueprint, RunSettings, blueprint_of
 from agentraft_ray.runtime.coordinator import Coordinator
 from agentraft_ray.runtime.environment import Breakers, Environment, Mirror
 from agentraft_ray.runtime.hooks import EventHook
 from agentraft_ray.runtime.logs import RunLogs, checkpoints_of_log
 from agentraft_ray.runtime.naming import import_object
 from agentraft_ray.runtime.owner import Owner
+from agentraft_ray.runtime.provider_guard import ProcessGuard
 from agentraft_ray.runtime.steps import StepThreads
+from agentraft_ray.telemetry.counting import counter_of
 from agentraft_ray.verifier.base import Verifier
+from agentraft_ray.verifier.providers.connections import guard_process
 from agentraft_ray.verifier.rules import RulesVerifier
 from agentraft_ray.verifier.tiered import TieredVerifier
 
-__all__ = ["ClusterPort", "default_verifier", "wrap"]
+__all__ = ["ClusterPort", "coordinator_of", "default_verifier", "wrap"]
 
 LoggedCheckpointStore.log_view = staticmethod(checkpoints_of_log)
 
@@ -74,6 +77,7 @@ def wrap(
     on_open: OnOpen | None = None,
     budget: Budget | None = None,
     require_model: bool = False,
+    require_calibration: FreshCalibration | None = None,
     max_rollback_depth: int = ROLLBACK_DEPTH,
     back_when_exhausted: bool = False,
     encryption_key: bytes | str | None = None,
@@ -99,6 +103,8 @@ def wrap(
             closes (default on a cluster).
         budget: limits of one run over all its attempts, crashes and resumes.
         require_model: refuse (InvalidConfig) to judge HIGH steps by rules alone, instead of warning once.
+        require_calibration: refuse to judge HIGH steps by models without a calibration like this: InvalidConfig here, and no verdict
+            (the run waits) where one becomes too old while runs go on.
         max_rollback_depth: how many steps back a verdict may send the run; 0 = never.
         back_when_exhausted: let a step out of retries go back to the step before it, if that falls when it is judged again.
         encryption_key: 32 bytes (or base64); records and blobs are then encrypted with AES-GCM.
@@ -124,6 +130,7 @@ def wrap(
         on_open=on_open or ("fail" if cluster is None else "park"),
         budget=budget,
         require_model=require_model,
+        require_calibration=require_calibration,
         max_rollback_depth=max_rollback_depth,
         back_when_exhausted=back_when_exhausted,
         limits=limits or given.limits,
@@ -131,23 +138,37 @@ def wrap(
     hook = on_event or given.on_event
     if cluster is not None:
         _refuse_on_cluster(store=store or given.store, durability=durability, encryption_key=encryption_key, breaker=given.breaker)
-        return cluster.coordinator(pipeline, verifier or given.verifier, settings, hook)
+        return cluster.coordinator(pipeline, given.verifier if verifier is None else verifier, settings, hook)
     _check_placement(found)
     plain = _plain_breaker(given.breaker, failure_threshold, cooldown_seconds)
-    blueprint = blueprint_of(found, _chosen(judge or given.verifier), settings, plain)
+    blueprint = blueprint_of(found, _chosen(given.verifier if judge is None else judge), settings, plain)
     seal: Seal = PlainSeal() if encryption_key is None else EncryptingSeal(encryption_key)
     run_store, mirror = _open_store(store if store is not None else given.store, durability, settings.limits)
-    if isinstance(run_store, LoggedCheckpointStore):
-        run_store.own_log_view = partial(checkpoints_of_log, seal=seal)
-    breakers = Breakers(blueprint.policy, plain)
+    owns_store = not isinstance(store if store is not None else given.store, RunStore)
+    return coordinator_of(blueprint, run_store, seal, hook, mirror=mirror, owns_store=owns_store)
+
+
+def coordinator_of(
+    blueprint: Blueprint,
+    store: RunStore,
+    seal: Seal,
+    on_event: EventHook | None = None,
+    *,
+    mirror: Mirror | None = None,
+    owns_store: bool = False,
+) -> Coordinator:
+    """A coordinator in this process for a pipeline that was put together already; `owns_store`: it closes the store with itself."""
+    if isinstance(store, LoggedCheckpointStore):
+        store.own_log_view = partial(checkpoints_of_log, seal=seal)
+    breakers = Breakers(blueprint.policy, blueprint.plain)
 
     def environment() -> Environment:
-        logs, threads = RunLogs(run_store, seal), StepThreads(blueprint.limits.step_threads_max)
-        owner = Owner(run_store, blueprint.limits.lease_ttl_s)
-        return Environment(blueprint, run_store, seal, logs, breakers, threads, owner, mirror)
+        guard_process(ProcessGuard())
+        logs, threads = RunLogs(store, seal), StepThreads(blueprint.limits.step_threads_max)
+        owner = Owner(store, blueprint.limits.lease_ttl_s)
+        return Environment(blueprint, store, seal, logs, breakers, threads, owner, mirror, counter_of(blueprint.plan))
 
-    owns_store = not isinstance(store if store is not None else given.store, RunStore)
-    return Coordinator(environment, hook, owns_store=owns_store)
+    return Coordinator(environment, on_event, owns_store=owns_store)
 
 
 def _chosen(verifier: Verifier | None) -> Verifier:

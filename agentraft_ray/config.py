@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agentraft_ray.checkpoint.base import CheckpointStore
     from agentraft_ray.verifier.base import Verifier
 
-__all__ = ["AgentRaftConfig", "Budget", "Limits", "OnOpen", "ProviderLimits", "RetryPolicy"]
+__all__ = ["AgentRaftConfig", "Budget", "FreshCalibration", "Limits", "OnOpen", "ProviderLimits", "RetryPolicy"]
 
 OnOpen = Literal["park", "fail"]
 
@@ -66,6 +66,22 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class FreshCalibration:
+    """What the calibration of a model must be for its word to count about HIGH steps; see `wrap(require_calibration=)`.
+
+    `recall_min` is what the lower bound of the measured recall must reach.
+    """
+
+    max_age_days: float = 30.0
+    cases_min: int = 200
+    recall_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_age_days <= 0 or self.cases_min < 1 or not 0 <= self.recall_min <= 1:
+            raise InvalidConfig(f"a calibration has an age and cases over 0 and a recall from 0 to 1, not {self!r}")
+
+
+@dataclass(frozen=True)
 class Limits:
     """Every bound in the system, with its unit last."""
 
@@ -81,6 +97,8 @@ class Limits:
     hint_chars_max: int = 2_000  # of a verdict's hint and of its reasoning
     evidence_max: int = 16
     evidence_chars_max: int = 500
+    cached_verdicts_max: int = 4_096  # that one `CachedVerifier` remembers in one process; the one used longest ago goes first
+    cached_history_max: int = 256  # earlier outputs, all of which are read for the key; a verdict about more is not remembered
     inbox_max: int = 1_000
     verifier_retry_delay_s: float = 0.5
     verifier_timeout_s: float = 120.0

@@ -62,7 +62,8 @@ class RunResult:
 
     `output` is that of the step listed last, also where the pipeline is a graph with several ends; the others are in `steps`.
     `error` is "ErrorClass: message" or None. `rollbacks` counts how often a rejected output was thrown away and the run went back
-    to a checkpoint. `reliability` = committed steps / steps of the pipeline.
+    to a checkpoint. `reliability` = committed steps / steps of the pipeline. `resume_at` = seconds since the epoch when what a waiting
+    run waits for may be over, None where nobody knows; a submitted run then goes on by itself.
     """
 
     task_id: str
@@ -79,6 +80,7 @@ class RunResult:
     cost: Cost = FREE
     error_kind: str = ""
     error_fields: dict[str, Any] = field(default_factory=dict)
+    resume_at: float | None = None
 
     @property
     def run_id(self) -> str:

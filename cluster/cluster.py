@@ -36,6 +36,7 @@ from agentraft_ray.runtime.blueprint import Blueprint, RunSettings
 from agentraft_ray.runtime.environment import Breakers, Environment
 from agentraft_ray.runtime.hooks import EventHook, EventSink
 from agentraft_ray.runtime.logs import RunLogs, task_record
+from agentraft_ray.runtime.naming import import_object
 from agentraft_ray.runtime.owner import Owner
 from agentraft_ray.runtime.results import error_result
 from agentraft_ray.runtime.steps import StepThreads
@@ -87,6 +88,8 @@ class Cluster:
         """
         chosen = settings_of(**settings)
         names.check_deployment(chosen.name)
+        if chosen.telemetry:
+            import_object(chosen.telemetry)  # here, where a wrong path is the caller's mistake
         owns_ray = ray_session.start_or_join(chosen, address)
         staff: Staff | None = None
         cluster: Self | None = None

@@ -32,6 +32,7 @@ class ClusterCoordinator(Coordinator):
         super().__init__(make_environment, on_event)
         self.cluster = cluster
         self.blueprint = blueprint
+        self._following: set[asyncio.Task[RunResult]] = set()
 
     def twin(self) -> ClusterCoordinator:
         """Another one of the same pipeline, without a hook, for use on another event loop at the same time."""
@@ -52,9 +53,9 @@ class ClusterCoordinator(Coordinator):
         sink = _sink(self._on_event)
         follower = await background.wait(self.cluster.begin(self.blueprint, run_id, task, _sink(_relay(sink))))
         work = asyncio.get_running_loop().create_task(_flushed(background.wait(self.cluster.end(follower)), sink))
-        self._background.add(work)
-        work.add_done_callback(self._background.discard)
-        return RunHandle(self, run_id, work)
+        self._following.add(work)
+        work.add_done_callback(self._following.discard)
+        return RunHandle(self, run_id, work, created=follower.following.accepted.result().created)
 
     async def stream(self, task: Task, *, run_id: str | None = None) -> AsyncIterator[Event]:
         """Run `task` and yield its events as they happen, RUN_START first. The run goes on when the loop is left early."""
@@ -90,9 +91,10 @@ class ClusterCoordinator(Coordinator):
 
     async def close(self) -> None:
         """Stop following. The runs go on on the cluster, until that is closed."""
-        for work in list(self._background):
+        following = list(self._following)
+        for work in following:
             work.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*following, return_exceptions=True)
         lives, self._lives = self._lives, None
         if lives is not None:
             await lives.environment.store.close()

@@ -28,6 +28,7 @@ class Place:
     num_gpus: float = 0.0
     resources: Mapping[str, float] = field(default_factory=dict)
     node_id: str | None = None
+    observing: bytes | None = None
 
 
 class RayNursery:
@@ -66,7 +67,7 @@ class RayNursery:
             return
         place = self.places[spec.name]
         demands: dict[str, Any] = {"num_cpus": place.num_cpus, "num_gpus": place.num_gpus, "resources": place.resources}
-        create = partial(options.create, **demands, node_id=place.node_id)
+        create = partial(options.create, **demands, node_id=place.node_id, observing=place.observing)
         self._handles[spec.name] = await asyncio.to_thread(create, place.role, spec.name, place.args())
 
     def forget(self, name: str) -> None:

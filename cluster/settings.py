@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    PyprojectTomlConfigSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
 
-from agentraft_ray.errors import InvalidConfig
+from agentraft_ray.cluster.sources import Sourced, made
 
 __all__ = ["ClusterSettings", "settings_of"]
 
-_FILE = "agentraft.toml"
 
-
-class ClusterSettings(BaseSettings):
+class ClusterSettings(Sourced):
     """Sizes and places of one deployment.
 
     Each can be given as an argument, as an environment variable (``AGENTRAFT_SHARDS=2``), in ``agentraft.toml`` (or the file that
     AGENTRAFT_CONFIG names), or under ``[tool.agentraft]`` in ``pyproject.toml`` of the working directory; the first of these wins.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="AGENTRAFT_", extra="forbid", frozen=True, pyproject_toml_table_header=("tool", "agentraft")
-    )
+    model_config = SettingsConfigDict(env_prefix="AGENTRAFT_", extra="forbid", frozen=True)
+    what: ClassVar[str] = "cluster settings"
 
     name: str = Field("default", description="of the deployment; several of them can share a Ray cluster")
     shards: int = Field(1, ge=1, le=256, description="coordinators; runs are spread over them by their ids")
@@ -60,25 +50,12 @@ class ClusterSettings(BaseSettings):
     num_cpus: int | None = Field(None, ge=1, description="CPUs of a Ray that is started here; default: those of the machine")
     dashboard: bool = Field(False, description="start Ray's dashboard with a Ray that is started here")
     log_to_driver: bool = Field(True, description="show here what steps print and actors log on a Ray that is started here")
+    metrics: bool = Field(True, description="export metrics through Ray, see docs/operate.md")
+    json_logs: bool = Field(False, description="actors log one JSON object a line, with the ids of runs and steps")
+    telemetry: str = Field(
+        "", description="import path 'module:function' of what every actor calls once, to configure OpenTelemetry or its logs"
+    )
     resume_all: bool = Field(False, description="at start, go on with every unfinished run of the store")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not among the places
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Where values come from, the first one wins."""
-        file = Path(os.environ.get("AGENTRAFT_CONFIG") or _FILE)
-        return (
-            init_settings,
-            env_settings,
-            TomlConfigSettingsSource(settings_cls, file),
-            PyprojectTomlConfigSettingsSource(settings_cls, Path("pyproject.toml")),
-        )
 
     @property
     def group_count_max(self) -> int:
@@ -93,15 +70,4 @@ class ClusterSettings(BaseSettings):
 
 def settings_of(**arguments: Any) -> ClusterSettings:
     """The settings with these arguments. Raises InvalidConfig that names each value that cannot be, and where it may come from."""
-    named = os.environ.get("AGENTRAFT_CONFIG")
-    if named and not Path(named).is_file():
-        raise InvalidConfig(f"AGENTRAFT_CONFIG names {named!r}, which is no file")
-    try:
-        return ClusterSettings(**arguments)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidConfig(f"{named or _FILE} or pyproject.toml, from which cluster settings come, is no TOML: {error}") from None
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']} (got {one['input']!r})" for one in error.errors())
-        raise InvalidConfig(
-            f"cluster settings: {wrong}. They come from arguments, AGENTRAFT_* variables, {_FILE} and [tool.agentraft] in pyproject.toml"
-        ) from None
+    return made(ClusterSettings, **arguments)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from agentraft_ray.actors.breaker_messages import BreakerSettings
 from agentraft_ray.actors.children import ChildSpec
 from agentraft_ray.actors.coordinator import ShardSettings
 from agentraft_ray.actors.messages import encode
+from agentraft_ray.actors.observing import Observing
 from agentraft_ray.actors.peers import PeerLost
+from agentraft_ray.actors.ray_meter import RayMeter
 from agentraft_ray.actors.store_spec import StoreSpec
 from agentraft_ray.actors.supervisor import Supervisor, SupervisorEvent
 from agentraft_ray.actors.verifier import VerifierSettings
@@ -32,6 +35,7 @@ from agentraft_ray.config import Limits
 from agentraft_ray.errors import AgentRaftError, InvalidConfig
 from agentraft_ray.pipeline import Step
 from agentraft_ray.runtime.blueprint import Blueprint
+from agentraft_ray.telemetry.metrics import RESTARTS
 
 __all__ = ["Staff", "shard_settings"]
 
@@ -64,6 +68,10 @@ def shard_settings(settings: ClusterSettings) -> ShardSettings:
     )
 
 
+def _observing(settings: ClusterSettings, role: str, name: str) -> bytes:
+    return encode(Observing(settings.name, role, name, settings.metrics, settings.json_logs, settings.telemetry))
+
+
 class Staff:
     """Creates and supervises the actors of a deployment in this process, which owns them: they end with it."""
 
@@ -80,6 +88,7 @@ class Staff:
         self._is_ending = False
         self._telling: set[asyncio.Task[None]] = set()
         self._watches: list[asyncio.Task[None]] = []
+        self._meter = RayMeter(settings.name) if settings.metrics else None
 
     async def start(self) -> None:
         """Start everything; returns when all answer. Raises InvalidConfig for what cannot be placed."""
@@ -173,7 +182,7 @@ class Staff:
             self._child(names.breaker(name), Place("breaker", lambda: breaker, node_id=here)),
         ]
         children += [self._worker(worker, None) for worker in shard.groups[""]]
-        judge = (encode(VerifierSettings(spec, encryption_key=key)),)
+        judge = (encode(VerifierSettings(spec, encryption_key=key, breaker=names.breaker(name))),)
         children += [self._child(one, Place("verifier", lambda: judge, settings.verifier_cpus)) for one in shard.verifiers]
         for index in range(shard.shards):
             args = partial(self._coordinator_args, index)
@@ -182,7 +191,7 @@ class Staff:
 
     def _child(self, name: str, place: Place) -> ChildSpec:
         settings = self._settings
-        self._nursery.places[name] = place
+        self._nursery.places[name] = replace(place, observing=_observing(settings, place.role, name))
         is_worker = place.role in {"worker", "verifier"}
         return ChildSpec(
             name,
@@ -211,6 +220,9 @@ class Staff:
             task = asyncio.get_running_loop().create_task(self._configure(int(event.name.rpartition("/")[2]), self._groups.workers))
             self._telling.add(task)  # Ray starts it anew with the settings of its first life
             task.add_done_callback(self._telling.discard)
+        if event.kind == "restarted" and self._meter is not None:
+            self._meter.add(RESTARTS, 1, event.role)
+            self._meter.report()
         is_news = event.kind not in {"created", "started"} and not self._is_ending
         _log.log(logging.WARNING if is_news else logging.INFO, "%s was %s: %s", event.name, event.kind, event.why)
 

@@ -8,9 +8,10 @@ from typing import Literal
 import msgspec
 
 from agentraft_ray.breaker.plain import BreakerState
+from agentraft_ray.config import ProviderLimits
 from agentraft_ray.errors import InvalidConfig
 
-__all__ = ["BreakerPolicy", "Denied", "Outcome", "Permit", "Standing"]
+__all__ = ["BreakerPolicy", "Denied", "Outcome", "Permit", "Standing", "provider_policy"]
 
 Outcome = Literal["success", "failure", "released"]
 
@@ -57,6 +58,11 @@ class BreakerPolicy:
     def samples_min(self) -> int:
         """How many outcomes there must be before the failure share means anything."""
         return 4 * self.failure_threshold
+
+
+def provider_policy(limits: ProviderLimits) -> BreakerPolicy:
+    """The policy for requests to a provider's model. One run is enough to open it: what stops its requests stops everybody's."""
+    return BreakerPolicy(limits.failure_threshold, limits.cooldown_s, runs_min=1, probe_ttl_s=limits.probe_ttl_s)
 
 
 class Permit(msgspec.Struct, frozen=True, gc=False):

@@ -24,7 +24,10 @@ _Counted = tuple[str, int, str]  # scope, generation, attempt
 
 @dataclass(slots=True)
 class _Scope:
-    """One scope. `tripped_at_s` is None while it is closed; open and half-open differ only by the time that has passed."""
+    """One scope. `tripped_at_s` is None while it is closed; open and half-open differ only by the time that has passed.
+
+    `open_s` = for how long it is open where that is not the policy's cooldown.
+    """
 
     generation: int
     tripped_at_s: float | None = None
@@ -32,6 +35,7 @@ class _Scope:
     probes_lost: int = 0
     granted: dict[str, tuple[Permit, str]] = field(default_factory=dict)  # attempt -> (permit, run), oldest first; closed only
     window: Window = field(default_factory=Window)
+    open_s: float | None = None
 
 
 class ScopedBreakers:
@@ -69,7 +73,7 @@ class ScopedBreakers:
         found = self._scopes.get(scope)
         if found is None or found.tripped_at_s is None:
             return BreakerState.CLOSED
-        return BreakerState.OPEN if now_s < found.tripped_at_s + self.policy.cooldown_s else BreakerState.HALF_OPEN
+        return BreakerState.OPEN if now_s < found.tripped_at_s + self._open_s(found) else BreakerState.HALF_OPEN
 
     def acquire(self, scope: str, attempt_id: str, owner: str, run_id: str, now_s: float) -> Permit | Denied:
         """Leave for `attempt_id` to work, or when to ask again.
@@ -81,7 +85,7 @@ class ScopedBreakers:
         if found.tripped_at_s is not None:
             # A clock that went back starts the cooldown anew, or the scope would stay open until time has caught up.
             found.tripped_at_s = min(found.tripped_at_s, now_s)
-            retry_at_s = found.tripped_at_s + self.policy.cooldown_s
+            retry_at_s = found.tripped_at_s + self._open_s(found)
             if now_s < retry_at_s:
                 return Denied(scope, retry_at_s)
             return self._acquire_probe(found, scope, attempt_id, owner, now_s)
@@ -125,6 +129,18 @@ class ScopedBreakers:
             return None
         return self._count(found, scope, attempt_id, run_id, failed, now_s)
 
+    def shut(self, scope: str, for_s: float, now_s: float) -> None:
+        """Open a scope for `for_s` seconds, whatever its outcomes were: somebody has said that it takes so long.
+
+        One that stays open for longer anyway stays as it is.
+        """
+        found = self._scopes.get(scope)
+        if found is None:
+            self._make_room()
+        elif found.tripped_at_s is not None and min(found.tripped_at_s, now_s) + self._open_s(found) >= now_s + for_s:
+            return
+        self._scopes[scope] = _Scope(self._next_generation(), tripped_at_s=now_s, open_s=for_s)
+
     def standing(self, scope: str, now_s: float) -> Standing:
         """How a scope stands, for a host elsewhere that gives leave in its stead while it is closed."""
         found = self._scopes.get(scope)
@@ -132,25 +148,32 @@ class ScopedBreakers:
             return Standing(self._first_generation, BreakerState.CLOSED, now_s)
         if found.tripped_at_s is None:
             return Standing(found.generation, BreakerState.CLOSED, now_s)
-        retry_at_s = min(found.tripped_at_s, now_s) + self.policy.cooldown_s
+        retry_at_s = min(found.tripped_at_s, now_s) + self._open_s(found)
         if now_s < retry_at_s:
             return Standing(found.generation, BreakerState.OPEN, retry_at_s)
         if found.probe is not None and self._is_awaited(found, found.probe, now_s):
             retry_at_s = found.probe.expires_at_s
         return Standing(found.generation, BreakerState.HALF_OPEN, max(retry_at_s, now_s))
 
+    def standings(self, now_s: float) -> dict[str, tuple[Standing, int, int]]:
+        """Every scope that is remembered: how it stands, and how many of its last outcomes failed, of how many."""
+        windows = {scope: found.window for scope, found in self._scopes.items()}
+        return {
+            scope: (self.standing(scope, now_s), window.failures_by_run.total(), len(window.outcomes)) for scope, window in windows.items()
+        }
+
     def adopt(self, scope: str, standing: Standing, now_s: float) -> None:
         """Take another host's word for how a scope stands. A scope that was closed in that generation already keeps its window."""
         self._generations = max(self._generations, standing.generation)
         found = self._scopes.get(scope)
-        tripped_at_s = None
+        tripped_at_s = open_s = None
         if standing.state is not BreakerState.CLOSED:
-            tripped_at_s = (standing.retry_at_s if standing.state is BreakerState.OPEN else now_s) - self.policy.cooldown_s
+            tripped_at_s, open_s = now_s, max(0.0, standing.retry_at_s - now_s) if standing.state is BreakerState.OPEN else 0.0
         elif found is not None and found.generation == standing.generation and found.tripped_at_s is None:
             return
         if found is None:
             self._make_room()
-        self._scopes[scope] = _Scope(standing.generation, tripped_at_s)
+        self._scopes[scope] = _Scope(standing.generation, tripped_at_s, open_s=open_s)
 
     def snapshot(self) -> dict[str, Any]:
         """All state as plain data (JSON or msgpack), for `restore`. The policy is not in it."""
@@ -252,6 +275,9 @@ class ScopedBreakers:
                 return
             del found.granted[attempt_id]
 
+    def _open_s(self, found: _Scope) -> float:
+        return self.policy.cooldown_s if found.open_s is None else found.open_s
+
     def _probe_ttl_s(self, found: _Scope) -> float:
         return min(self.policy.permit_ttl_s, self.policy.probe_ttl_s * 2.0 ** min(found.probes_lost, 30))
 
@@ -268,6 +294,7 @@ def _scope_to_plain(found: _Scope) -> dict[str, Any]:
     return {
         "generation": found.generation,
         "tripped_at_s": found.tripped_at_s,
+        "open_s": found.open_s,
         "probe": None if found.probe is None else msgspec.to_builtins(found.probe),
         "probes_lost": found.probes_lost,
         "granted": [[msgspec.to_builtins(permit), run_id] for permit, run_id in found.granted.values()],
@@ -283,6 +310,7 @@ def _scope_from_plain(plain: dict[str, Any]) -> _Scope:
     return _Scope(
         generation=plain["generation"],
         tripped_at_s=plain["tripped_at_s"],
+        open_s=plain.get("open_s"),  # releases before 0.2 wrote none
         probe=None if plain["probe"] is None else msgspec.convert(plain["probe"], Permit),
         probes_lost=plain["probes_lost"],
         granted={permit.attempt_id: (permit, run_id) for permit, run_id in granted},

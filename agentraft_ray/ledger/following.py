@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 
@@ -16,6 +17,8 @@ from agentraft_ray.runtime.logs import RunLogs
 __all__ = ["Watch", "follow", "refuse_absent"]
 
 _log = logging.getLogger("agentraft_ray")
+
+_GATHER_S = 0.01
 
 
 class Watch:
@@ -43,9 +46,10 @@ class Watch:
             if not waiting and self._waiting.get(run_id) is waiting:
                 del self._waiting[run_id]
 
-    def nudge(self) -> None:
-        """Something has just moved: look now instead of at the next tick."""
-        self._nudged.set()
+    def nudge(self, run_id: str) -> None:
+        """A run has just moved: if somebody waits for it, look now instead of at the next tick."""
+        if run_id in self._waiting:
+            self._nudged.set()
 
     async def close(self) -> None:
         """Stop; those who still wait are cancelled."""
@@ -67,12 +71,11 @@ class Watch:
                 if not is_lost:
                     _log.warning("the logs of %d runs cannot be watched: %s; trying on", len(self._waiting), error)
                 is_lost = True
-            self._nudged.clear()
-            try:
+            await asyncio.sleep(_GATHER_S)  # what moves together is looked at together
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_s):
                     await self._nudged.wait()
-            except TimeoutError:
-                continue
+            self._nudged.clear()
 
     async def _look(self) -> None:
         run_ids = list(self._waiting)

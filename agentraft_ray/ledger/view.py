@@ -49,7 +49,7 @@ def run_view(fold: RunFold, meta: RunMeta, *, owner_alive: bool, steps_from: int
         epoch=state.token.epoch,
         owner=state.token.owner,
         owner_alive=owner_alive,
-        attempts=state.committed + sum(history.made for history in state.histories.values()),
+        attempts=state.committed + len(state.proposed) + sum(history.made for history in state.histories.values()),
         rollbacks=standing.rollbacks,
         cost=cost_view(state.cost),
         charged=cost_view(state.charged),

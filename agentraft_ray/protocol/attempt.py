@@ -62,3 +62,4 @@ class Attempt(msgspec.Struct, gc=False, eq=False):
     opinion: str = ""  # the verifier that a second opinion must differ from
     permit: object = None
     reason: str = ""
+    parked: bool = False  # it has waited for a verifier: asking that once more does not wake a run that is parked

@@ -53,7 +53,7 @@ def _due(m: RunMachine, attempt: Attempt) -> None:
     match attempt.phase:
         case Phase.BACKOFF | Phase.BREAKER:
             dispatch.ask_permit(m, attempt)
-        case Phase.FAULTED:
+        case Phase.FAULTED | Phase.BLOCKED:
             if attempt.step in m.state.accusations:
                 judgement.recheck(m, attempt)
             else:

@@ -41,6 +41,7 @@ __all__ = [
     "over_budget",
     "raised",
     "returned",
+    "spread",
     "start_run",
     "start_step",
     "worker_lost",
@@ -87,17 +88,16 @@ def _back_off(m: RunMachine, attempt: Attempt, history: StepHistory) -> None:
     tries = history.rejections + history.errors
     if tries and m.policies.base_delay_s:
         delay = min(m.policies.max_delay_s, m.policies.base_delay_s * 2.0 ** min(tries - 1, 62))
-        due = history.failed_at + delay * _jitter(m, attempt)
+        due = history.failed_at + delay * (0.5 + 0.5 * spread(m, attempt))
         if due > m.now:
             attempt.phase, attempt.due = Phase.BACKOFF, due
             return
     ask_permit(m, attempt)
 
 
-def _jitter(m: RunMachine, attempt: Attempt) -> float:
-    """Between 0.5 and 1, from a hash of the attempt's id: spread out, yet the same on every replay."""
-    name = _id(m, attempt)
-    return 0.5 + hashlib.sha256(name.encode()).digest()[0] / 510.0
+def spread(m: RunMachine, attempt: Attempt) -> float:
+    """Between 0 and 1, from a hash of the attempt's id: spread out, yet the same on every replay."""
+    return hashlib.sha256(_id(m, attempt).encode()).digest()[0] / 255.0
 
 
 def _id(m: RunMachine, attempt: Attempt) -> str:

@@ -22,10 +22,15 @@ from agentraft_ray.protocol.records import (
     StepCommitted,
     SuspectCleared,
 )
-from agentraft_ray.taxonomy import FREE, VerdictKind, VerificationResult
+from agentraft_ray.taxonomy import FREE, Advice, VerdictKind, VerificationResult, VerifierFault
 
 if TYPE_CHECKING:
     from agentraft_ray.protocol.machine import RunMachine
+
+_REASON_CHARS_MAX = 500
+# Runs that wait for the same verifier do not all come back in one moment.
+_SPREAD_SHARE = 0.1
+_SPREAD_S_MAX = 10.0
 
 __all__ = ["await_approval", "commit", "judge", "judge_again", "judged", "recheck", "rechecked", "reject", "verifier_failed"]
 
@@ -87,7 +92,7 @@ def judged(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
         case _ if _is_short(m, result):
             pass
         case _:
-            verifier_failed(m, attempt, result.reasoning)
+            verifier_failed(m, attempt, result.reasoning, result.failure)
 
 
 def _is_short(m: RunMachine, result: VerificationResult) -> bool:
@@ -169,18 +174,30 @@ def _reject_repeat(m: RunMachine, attempt: Attempt) -> None:
     reject(m, attempt, VerificationResult.fail(error_type, hint=hint, reasoning=reasoning, verifier="memory"))
 
 
-def verifier_failed(m: RunMachine, attempt: Attempt, why: str) -> None:
-    """Never a pass, never billed to the agent: ask again a few times, then keep the output and wait for a verifier."""
+def verifier_failed(m: RunMachine, attempt: Attempt, why: str, failure: VerifierFault | None = None) -> None:
+    """Never a pass, never billed to the agent: ask again a few times, then keep the output and wait for a verifier.
+
+    A verifier that names a time is asked again then, and not before; one that needs somebody's help is not asked again at once.
+    """
     attempt.faults += 1
     if m.policies.budget is not None:
         _keep_output(m, attempt)
-    if attempt.faults < m.policies.verifier_faults_max:
-        attempt.phase = Phase.FAULTED
-        attempt.due = m.now + m.policies.verifier_retry_delay_s * 2.0 ** (attempt.faults - 1)
+    named_s = None if failure is None else failure.retry_after_s
+    if named_s is None:
+        delay_s = m.policies.verifier_retry_delay_s * 2.0 ** (attempt.faults - 1)
+        is_worth_it = failure is None or failure.kind.advice in (Advice.AGAIN, Advice.WAIT)
+    else:
+        delay_s = named_s + dispatch.spread(m, attempt) * min(_SPREAD_SHARE * named_s, _SPREAD_S_MAX)
+        is_worth_it = named_s <= m.policies.verifier_hold_s
+    if is_worth_it and attempt.faults < m.policies.verifier_faults_max:
+        attempt.phase, attempt.due = Phase.FAULTED, m.now + delay_s
         return
     m.release(attempt, "released")
-    attempt.phase, attempt.due = Phase.BLOCKED, None
-    attempt.reason = f"verifier:{m.plan.name(attempt.step)}: {why}"[:500]
+    attempt.parked = True
+    attempt.phase, attempt.due = Phase.BLOCKED, None if named_s is None else m.now + delay_s
+    # Without times or counts: a run that waits for the same as before is not parked anew.
+    what = why if failure is None else f"{failure.source} {failure.kind.value}"
+    attempt.reason = f"verifier:{m.plan.name(attempt.step)}: {what}"[:_REASON_CHARS_MAX]
     _keep_output(m, attempt)
 
 
@@ -229,8 +246,10 @@ def rechecked(m: RunMachine, attempt: Attempt, event: VerdictReturned) -> None:
     result = event.result
     if result is None or result.kind is VerdictKind.FAULT:
         m.late = m.late + event.cost
-        if result is None or not _is_short(m, result):
-            verifier_failed(m, attempt, result.reasoning if result is not None else "no verdict about the suspect")
+        if result is None:
+            verifier_failed(m, attempt, "no verdict about the suspect")
+        elif not _is_short(m, result):
+            verifier_failed(m, attempt, result.reasoning, result.failure)
         return
     suspect, position = m.state.accusations[attempt.step]
     certificate = _certify(m, suspect, m.state.output_digest(suspect), result)

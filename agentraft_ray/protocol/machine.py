@@ -317,10 +317,10 @@ class RunMachine:
                 continue
             if state.parked is None:
                 return
-            if attempt.phase is not Phase.PERMIT:
+            if attempt.phase is not Phase.PERMIT and not attempt.parked:
                 self.persist(RunResumed(self.now))
                 return
-            is_asking = True  # the breaker, once more: a parked run still waits while it does that
+            is_asking = True  # the breaker, or the verifier, once more: a parked run still waits while it does that
         if is_asking:
             return
         reasons = tuple(sorted({attempt.reason for attempt in self.attempts.values()}))

@@ -80,6 +80,7 @@ class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
     verifier_timeout_s: float = 120.0
     inline_bytes_max: int = 65_536
     host_times_steps: bool = False
+    verifier_hold_s: float = 5.0
 
 
 class PlanSpec(msgspec.Struct, frozen=True, cache_hash=True):

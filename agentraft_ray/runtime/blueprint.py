@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import Any
 
 from agentraft_ray.breaker import BreakerPolicy, CircuitBreaker
 from agentraft_ray.checkpoint.codec import output_type
-from agentraft_ray.config import Budget, Limits, OnOpen, RetryPolicy
+from agentraft_ray.config import Budget, FreshCalibration, Limits, OnOpen, RetryPolicy
 from agentraft_ray.errors import InvalidConfig, InvalidPipeline
 from agentraft_ray.pipeline import Criticality, Pipeline
 from agentraft_ray.protocol.plan import BudgetSpec, Plan, PlanSpec, Policies, StepSpec, fingerprint_of, plan_of
@@ -19,6 +20,10 @@ __all__ = ["ROLLBACK_DEPTH", "Blueprint", "RunSettings", "blueprint_of", "plan_o
 
 ROLLBACK_DEPTH = 3
 _warned: set[str] = set()
+_HOW_TO_MEASURE = (
+    "measure it with `python -m agentraft_ray.verifier.calibration CASES --out FILE`, and pass"
+    " LLMVerifier(calibration=Calibration.load(FILE))"
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class RunSettings:
     on_open: OnOpen = "fail"
     budget: Budget | None = None
     require_model: bool = False
+    require_calibration: FreshCalibration | None = None
     max_rollback_depth: int = ROLLBACK_DEPTH
     back_when_exhausted: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -39,7 +45,8 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A pipeline with its verifier and policies. `plain` is the seed's breaker where the user passed one."""
+    """A pipeline with its verifier and policies. `plain` is the seed's breaker where the user passed one, `calibrated` what the
+    calibrations of models must be that judge HIGH steps."""
 
     pipeline: Pipeline
     plan: Plan
@@ -47,6 +54,13 @@ class Blueprint:
     limits: Limits
     policy: BreakerPolicy
     plain: CircuitBreaker | None = None
+    calibrated: FreshCalibration | None = None
+
+    def uncalibrated(self, criticality: Criticality, now: float) -> str | None:
+        """Why the verifier's word does not count about a step of this criticality at `now`; None where it does."""
+        if self.calibrated is None or criticality is not Criticality.HIGH:
+            return None
+        return _lack(self.verifier, self.calibrated, now)
 
     @cached_property
     def output_types(self) -> list[Any]:
@@ -56,9 +70,11 @@ class Blueprint:
 
 def blueprint_of(pipeline: Pipeline, verifier: Verifier, settings: RunSettings, plain: CircuitBreaker | None = None) -> Blueprint:
     """Put a pipeline, its verifier and the settings together. Raises InvalidConfig, InvalidPipeline."""
-    _check_models(pipeline, verifier, settings.require_model)
+    _check_models(pipeline, verifier, settings.require_model or settings.require_calibration is not None)
+    _check_calibrations(pipeline, verifier, settings.require_calibration)
     policy = BreakerPolicy(failure_threshold=settings.failure_threshold, cooldown_s=settings.cooldown_seconds)
-    return Blueprint(pipeline, plan_of_pipeline(pipeline, verifier, settings), verifier, settings.limits, policy, plain)
+    plan = plan_of_pipeline(pipeline, verifier, settings)
+    return Blueprint(pipeline, plan, verifier, settings.limits, policy, plain, settings.require_calibration)
 
 
 def plan_of_pipeline(pipeline: Pipeline, verifier: Verifier, settings: RunSettings) -> Plan:
@@ -107,6 +123,7 @@ def plan_of_pipeline(pipeline: Pipeline, verifier: Verifier, settings: RunSettin
         limits.verifier_timeout_s,
         limits.inline_bytes_max,
         host_times_steps=True,
+        verifier_hold_s=limits.verifier_hold_s,
     )
     try:
         spec = PlanSpec(pipeline.name, tuple(steps), pipeline.repeats, policies)
@@ -119,6 +136,23 @@ def plan_of_pipeline(pipeline: Pipeline, verifier: Verifier, settings: RunSettin
 def _budget_spec(budget: Budget) -> BudgetSpec:
     reserve = (budget.reserve.tokens, budget.reserve.usd, budget.reserve.seconds)
     return BudgetSpec(budget.attempts, budget.tokens, budget.usd, budget.seconds, reserve)
+
+
+def _check_calibrations(pipeline: Pipeline, verifier: Verifier, wanted: FreshCalibration | None) -> None:
+    high = [step.name for step in pipeline.block if step.criticality is Criticality.HIGH]
+    lack = _lack(verifier, wanted, time.time()) if wanted is not None and high else None
+    if lack is not None:
+        raise InvalidConfig(f"HIGH steps ({', '.join(high[:5])}) are to be judged by calibrated models only: {lack}")
+
+
+def _lack(verifier: Verifier, wanted: FreshCalibration, now: float) -> str | None:
+    """What the calibrations of a verifier lack, in words that say what to do."""
+    for calibration in verifier.calibrations(Criticality.HIGH):
+        flaw = f"{verifier.name} has a model without one" if calibration is None else calibration.flaw(wanted, now)
+        if flaw is not None:
+            who = "" if calibration is None else f"the calibration of {calibration.verifier} "
+            return f"{who}{flaw}; {_HOW_TO_MEASURE}"
+    return None
 
 
 def _check_models(pipeline: Pipeline, verifier: Verifier, require_model: bool) -> None:

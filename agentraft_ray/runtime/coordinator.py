@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from agentraft_ray.breaker import Standing
 from agentraft_ray.errors import AgentRaftError, DurabilityUnverified, InvalidConfig, StoreError
 from agentraft_ray.events import Event
 from agentraft_ray.identity import check_run_id
@@ -39,7 +40,7 @@ class Coordinator:
         self._lives: Lives | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening = asyncio.Lock()
-        self._background: set[asyncio.Task[Any]] = set()
+        self._background: dict[str, asyncio.Task[Any]] = {}
         self._known: AcknowledgedLogs | None = None
 
     # --- running -----------------------------------------------------------------------------------------------------------
@@ -94,11 +95,24 @@ class Coordinator:
         run_id = check_run_id(run_id or task.id)
         lives = await self._ready()
         environment = lives.environment
-        await environment.logs.admit(run_id, task_record(task, environment.limits), environment.plan)
-        work = asyncio.create_task(lives.to_the_end(run_id, _sink(self._on_event)), name=f"run {run_id}")
-        self._background.add(work)
-        work.add_done_callback(self._background.discard)
-        return RunHandle(self, run_id, work)
+        created, _, _ = await environment.logs.admit(run_id, task_record(task, environment.limits), environment.plan)
+        return self._in_background(lives, run_id, created=created)
+
+    async def pick_up(self, run_id: str) -> RunHandle:
+        """Go on in the background, as `submit` does, with a run that was there before; one that waits for nothing but approvals is
+        left as it is until one comes. Raises RunNotFound, RunExpired, FingerprintMismatch.
+        """
+        lives = await self._ready()
+        logs = lives.environment.logs
+        await lives.refuse_changed(check_run_id(run_id))
+        is_parked = (await logs.meta(run_id)).status == "parked"
+        reasons = (await logs.fold(run_id)).parked if is_parked else None
+        waits = reasons is not None and all(reason.startswith("approval:") for reason in reasons)
+        return self._in_background(lives, run_id, reasons or () if waits else (), created=False)
+
+    async def look(self, run_id: str) -> bool:
+        """Have what lies in the inbox of a run taken now; whether the run is driven, or waited for, here. Raises StoreError."""
+        return self._lives is not None and await self._lives.look(check_run_id(run_id))
 
     async def resume(self, run_id: str) -> RunResult:
         """Go on with a run where its log ends, until it has finished or waits. Raises RunNotFound, RunExpired, FingerprintMismatch.
@@ -145,9 +159,9 @@ class Coordinator:
         meta = await environment.logs.meta(check_run_id(run_id))
         if not await environment.store.push_command(run_id, cancel_command(by)):
             return
-        if run_id in lives.drivers:
-            await lives.inboxes.look(run_id)
-        elif meta.status != "open" or meta.token.owner == environment.owner.id or not await environment.store.lease_alive(meta.token.owner):
+        if await lives.look(run_id):
+            return
+        if meta.status != "open" or meta.token.owner == environment.owner.id or not await environment.store.lease_alive(meta.token.owner):
             await lives.end(run_id, _sink(self._on_event))
 
     async def fork(self, run_id: str, step: str, *, new_id: str | None = None) -> str:
@@ -162,14 +176,28 @@ class Coordinator:
         lives.known.remember(new_id, Acknowledged(state.token, state.index, state.head))
         return new_id
 
+    @property
+    def under_way(self) -> int:
+        """How many runs go on, or wait, in the background."""
+        return len(self._background)
+
+    def drives(self, run_id: str) -> bool:
+        """Whether a run is among those."""
+        return run_id in self._background
+
+    def breakers(self) -> dict[str, tuple[Standing, int, int]]:
+        """How the breakers of this coordinator stand now; see `ScopedBreakers.standings`."""
+        return {} if self._lives is None else self._lives.environment.breakers.standings(time.time())
+
     async def close(self) -> None:
         """Drain every run that is under way, in the background or not, and let go of the store.
 
         A `run` that is drained returns; its run waits to be resumed.
         """
-        for work in list(self._background):
+        under_way = list(self._background.values())
+        for work in under_way:
             work.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*under_way, return_exceptions=True)
         lives, self._lives = self._lives, None
         if lives is not None:
             await lives.close()
@@ -183,6 +211,19 @@ class Coordinator:
         await self.close()
 
     # --- what they are made of -----------------------------------------------------------------------------------------------
+
+    def _in_background(self, lives: Lives, run_id: str, reasons: tuple[str, ...] = (), *, created: bool) -> RunHandle:
+        """A run that goes on in the background already is not begun twice."""
+        work = self._background.get(run_id)
+        if work is None or work.done():
+            work = asyncio.create_task(lives.to_the_end(run_id, _sink(self._on_event), reasons), name=f"run {run_id}")
+            self._background[run_id] = work
+            work.add_done_callback(lambda done: self._forget(run_id, done))
+        return RunHandle(self, run_id, work, created=created)
+
+    def _forget(self, run_id: str, work: asyncio.Task[Any]) -> None:
+        if self._background.get(run_id) is work:
+            del self._background[run_id]
 
     async def _ready(self) -> Lives:
         loop = asyncio.get_running_loop()
@@ -225,8 +266,7 @@ class Coordinator:
         is_over = state.finished is not None
         if is_over or not await environment.store.push_command(run_id, approval_command(state, kind, step, by, note)):
             raise AgentRaftError(f"run {run_id} has finished; there is nothing left to {kind}", run_id=run_id)
-        if run_id in lives.drivers:
-            await lives.inboxes.look(run_id)
+        await lives.look(run_id)
 
     def _both(self, first: Callable[[Event], None]) -> EventHook:
         second = self._on_event
@@ -243,11 +283,12 @@ def _sink(hook: EventHook | None) -> EventSink | None:
 
 
 class RunHandle:
-    """A run that was submitted: await `result()`, or look and decide from elsewhere by its `run_id`."""
+    """A run that was submitted: await `result()`, or look and decide from elsewhere by its `run_id`. `created`: it is a new one."""
 
-    def __init__(self, coordinator: Coordinator, run_id: str, work: asyncio.Task[RunResult]) -> None:
+    def __init__(self, coordinator: Coordinator, run_id: str, work: asyncio.Task[RunResult], *, created: bool = True) -> None:
         self._coordinator = coordinator
         self.run_id = run_id
+        self.created = created
         self._work = work
 
     async def result(self) -> RunResult:

@@ -34,7 +34,7 @@ from agentraft_ray.protocol.records import RunParked, StepCommitted
 from agentraft_ray.protocol.state import RunState
 from agentraft_ray.runtime.commands import command_event
 from agentraft_ray.runtime.environment import Environment
-from agentraft_ray.runtime.judging import RunningVerdict, judge, task_copy
+from agentraft_ray.runtime.judging import RunningVerdict, judge, task_copy, waits_long
 from agentraft_ray.runtime.logs import append_entry
 from agentraft_ray.runtime.outputs import AncestorOutputs, RunOutputs
 from agentraft_ray.runtime.results import Commits
@@ -75,6 +75,11 @@ class RunDriver:
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
+    def resume_at(self) -> float | None:
+        """When what the run waits for may be over, seconds since the epoch; None where nobody knows."""
+        return self._machine.wake_at if self.state.finished is None else None
+
+    @property
     def is_waiting(self) -> bool:
         """Parked: nothing goes on before an outside condition changes."""
         return self._machine.idle and self.state.finished is None
@@ -86,6 +91,8 @@ class RunDriver:
         stopped, and the log says that the run waits for an owner.
         """
         self._machine.start(time.time())
+        if self.environment.counter is not None:
+            self.environment.counter.began()
         for command in commands:
             self._commands_seen.add(command.id)
             self._machine.feed(command_event(command), time.time())
@@ -156,7 +163,10 @@ class RunDriver:
         machine = self._machine
         if self._appending or machine.has_ready or not machine.idle:
             return False
-        return self.state.finished is not None or machine.wake_at is None  # a breaker's cooldown is waited for here
+        wake_at = machine.wake_at
+        if self.state.finished is not None or wake_at is None:
+            return True
+        return waits_long(self.state, wake_at - time.time(), self.environment.limits)  # a breaker's cooldown is waited for here
 
     async def _advance(self) -> list[Job]:
         return self._jobs()
@@ -193,6 +203,8 @@ class RunDriver:
                 if data is not None:
                     self.outputs.keep(record.certificate.step, position, data)
             self.commits.note(record)
+            if environment.counter is not None:
+                environment.counter.note(self.state, record)
             position += 1
         if self._trace is not None:
             self._trace.stands(ready.decided)
@@ -273,7 +285,10 @@ class RunDriver:
         if self._trace is not None:
             self._trace.dispatched(command)
             work = self._trace.within(command, work)
-        return self._after(await self._tracked(command.call.number, work, running))
+        done = await self._tracked(command.call.number, work, running)
+        if environment.counter is not None:
+            environment.counter.ran(step, done.cost.seconds)
+        return self._after(done)
 
     def _overdue(self, running: RunningStep) -> None:
         """The time of a step is over: the machine is told, and the step is stopped if it can be."""
@@ -291,6 +306,9 @@ class RunDriver:
         event = running.returned(await self._tracked(command.call.number, work, running))
         if trace is not None:
             trace.judged(event)
+        if self.environment.counter is not None:
+            self.environment.counter.judged(command.step, event.result)
+            self.environment.counter.took(command.step, event.seconds)
         return self._after(event)
 
     async def _tracked(self, number: int, work: Awaitable[Any], running: RunningStep | RunningVerdict) -> Any:

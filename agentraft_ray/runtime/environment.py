@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from agentraft_ray.breaker import BreakerPolicy, CircuitBreaker, Permit, ScopedBreakers
+from agentraft_ray.breaker import BreakerPolicy, CircuitBreaker, Permit, ScopedBreakers, Standing
 from agentraft_ray.checkpoint.base import Checkpoint, CheckpointStore, RunStore
 from agentraft_ray.checkpoint.seal import Seal
 from agentraft_ray.config import Limits
@@ -26,6 +26,7 @@ from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.runtime.owner import Owner
 from agentraft_ray.runtime.steps import StepThreads
 from agentraft_ray.taxonomy import VerificationResult
+from agentraft_ray.telemetry.counting import PipelineCounter
 from agentraft_ray.verifier.base import Verifier
 
 _log = logging.getLogger("agentraft_ray")
@@ -51,6 +52,10 @@ class Breakers:
         if isinstance(answer, Permit):
             return PermitGranted(command.call, answer)
         return PermitDenied(command.call, answer.scope, answer.retry_at_s)
+
+    def standings(self, now: float) -> dict[str, tuple[Standing, int, int]]:
+        """See `ScopedBreakers.standings`."""
+        return self._scoped.standings(now)
 
     def settle(self, permit: Any, outcome: Any) -> None:
         """Count how an attempt ended."""
@@ -112,6 +117,7 @@ class Environment:
     threads: StepThreads
     owner: Owner
     mirror: Mirror | None = None
+    counter: PipelineCounter | None = None
     _checked: tuple[VerificationResult, VerificationResult] | None = None
 
     @property

@@ -8,18 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 from agentraft_ray.checkpoint.codec import decode_output
+from agentraft_ray.config import Limits
 from agentraft_ray.pipeline import Task
 from agentraft_ray.protocol.messages import VerdictReturned, Verify
 from agentraft_ray.protocol.records import TaskRecord
+from agentraft_ray.protocol.state import RunState
+from agentraft_ray.runtime.blueprint import Blueprint
 from agentraft_ray.runtime.boundary import described
 from agentraft_ray.runtime.environment import Environment
 from agentraft_ray.runtime.outputs import History, RunOutputs
 from agentraft_ray.runtime.steps import ends_us
 from agentraft_ray.taxonomy import FREE, Allowance, Cost, VerificationResult
-from agentraft_ray.verifier.base import Verifier, VerifyInput
+from agentraft_ray.verifier.base import VerifyInput
 from agentraft_ray.verifier.spending import Spending, billed, fault
 
-__all__ = ["RunningVerdict", "judge", "opinion", "task_copy"]
+__all__ = ["RunningVerdict", "judge", "opinion", "task_copy", "waits_long"]
 
 
 class RunningVerdict:
@@ -64,7 +67,7 @@ async def judge(environment: Environment, outputs: RunOutputs, command: Verify, 
 
     What the verifier raises is a fault; only cancellation passes through. Raises StoreError when what is to be judged cannot be read.
     """
-    verifier, previous, payload = environment.verifier, command.previous, command.output
+    previous, payload = command.previous, command.output
     if payload is None:
         record = await outputs.fetch_record(command.position)
         previous, payload = record.certificate.verifier, record.output
@@ -83,25 +86,29 @@ async def judge(environment: Environment, outputs: RunOutputs, command: Verify, 
             spending=spending,
         )
 
-    return await opinion(verifier, request, previous, environment.checked, is_suspect=command.output is None)
+    return await opinion(environment.blueprint, request, previous, environment.checked, is_suspect=command.output is None)
 
 
 async def opinion(
-    verifier: Verifier,
+    blueprint: Blueprint,
     request: Callable[[], VerifyInput],
     previous: str,
     checked: Callable[[object], VerificationResult],
     *,
     is_suspect: bool,
 ) -> VerificationResult | None:
-    """The verdict of `verifier` about what `request` makes, through `checked`. What is raised is a fault; only cancellation passes.
+    """The verdict of the blueprint's verifier about what `request` makes, through `checked`. What is raised is a fault; only
+    cancellation passes. A fault too where HIGH steps need a calibration that there is not, or not any more.
 
     With `previous`, by another mechanism than that: None where there is none, but a suspect is then judged by the same one again.
     """
-    spending = Spending()
+    verifier, spending = blueprint.verifier, Spending()
     try:
         asked = request()  # in here, because decoding an output is a matter of the user's types
         spending = asked.spending
+        lack = blueprint.uncalibrated(asked.step.criticality, time.time())
+        if lack is not None:
+            return checked(VerificationResult.fault(lack, verifier=verifier.name))
         result: object = await verifier.second_opinion(asked, previous) if previous else None
         if result is None:
             if previous and not is_suspect:
@@ -113,6 +120,11 @@ async def opinion(
         return checked(fault(error, described(error), verifier.name, spending))
     verdict = checked(result)
     return verdict if verdict.cost is not FREE else billed(verdict, spending)
+
+
+def waits_long(state: RunState, wait_s: float, limits: Limits) -> bool:
+    """Whether a parked run waits for a verifier that has named a time further away than anybody should be kept waiting for."""
+    return wait_s > limits.verifier_wait_s and any(reason.startswith("verifier:") for reason in state.parked or ())
 
 
 def task_copy(task: TaskRecord) -> Task:

@@ -31,6 +31,7 @@ from agentraft_ray.runtime.environment import Environment
 from agentraft_ray.runtime.hooks import EventSink, resumed, told_of
 from agentraft_ray.runtime.inboxes import Inboxes
 from agentraft_ray.runtime.logs import changed_between
+from agentraft_ray.runtime.news import News
 from agentraft_ray.runtime.outputs import RunOutputs
 from agentraft_ray.runtime.results import Commits, error_result, result_of
 from agentraft_ray.telemetry.tracing import RunTrace, traced, tracing
@@ -51,6 +52,7 @@ class Lives:
         self.known = known
         self.drivers: dict[str, RunDriver] = {}
         self.inboxes = Inboxes(environment.store, environment.limits.inbox_poll_s, self.drivers)
+        self.news = News(environment.store, environment.limits.inbox_poll_s)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._under_way = 0
         self._all_done = asyncio.Event()
@@ -68,22 +70,34 @@ class Lives:
         except StoreError as error:
             return self._failed(run_id, error, started)
 
-    async def to_the_end(self, run_id: str, sink: EventSink | None) -> RunResult:
+    async def to_the_end(self, run_id: str, sink: EventSink | None, reasons: tuple[str, ...] = ()) -> RunResult:
         """Go on with a run whenever what it waits for may have come, until it has finished. One that was parked as rewound, or
-        whose store fails while it is driven, is given back: somebody has to look at it. An outage while it waits is waited out."""
-        reasons: tuple[str, ...] = ()
+        whose store fails while it is driven, is given back: somebody has to look at it. An outage while it waits is waited out.
+
+        `reasons` = what it is known to wait for; then there is nothing to do before that has come.
+        """
+        resume_at: float | None = None
         while True:
+            if reasons:
+                await self.news.of(run_id, self._asks_again_in_s(reasons, resume_at))
             started = time.perf_counter()
             try:
                 result = await self._live(run_id, started, sink)
             except StoreError as error:
                 if not reasons or not isinstance(error, StoreUnavailable):
                     return self._failed(run_id, error, started)
+                resume_at = None
             else:
                 if not result.is_parked or _is_rewound(result):
                     return result
-                reasons = result.waiting_for
-            await self._wait_for_news(run_id, reasons)
+                reasons, resume_at = result.waiting_for, result.resume_at
+
+    async def look(self, run_id: str) -> bool:
+        """Have what lies in the inbox of a run taken now; whether the run is driven or waited for here. Raises StoreError."""
+        if run_id not in self.drivers:
+            return self.news.tell(run_id)
+        await self.inboxes.look(run_id)
+        return True
 
     async def end(self, run_id: str, sink: EventSink | None) -> None:
         """Let a run that nobody drives take what lies in its inbox, a cancellation, without starting anything of it.
@@ -240,7 +254,9 @@ class Lives:
                 self.known.forget(run_id)
             elif not rewound or log.index > claimed.index:  # as long as it is not parked, a rewind must not be forgotten
                 self.known.remember(run_id, log)
-        return await result_of(state, driver.outputs, commits, started)
+        result = await result_of(state, driver.outputs, commits, started)
+        result.resume_at = driver.resume_at
+        return result
 
     async def _read(self, run_id: str, claimed: Answer, sink: EventSink | None, commits: Commits) -> tuple[RunState, str]:
         """The state of a run that was claimed, and what makes its log another one than was acknowledged before, if anything."""
@@ -278,22 +294,11 @@ class Lives:
 
     # --- what they are made of -----------------------------------------------------------------------------------------------
 
-    async def _wait_for_news(self, run_id: str, reasons: tuple[str, ...]) -> None:
-        """Until a command has come, somebody else has ended the run, or it is time to ask a verifier again."""
-        limits, store = self.environment.limits, self.environment.store
-        asks_at = time.monotonic() + limits.verifier_park_retry_s if any(reason.startswith("verifier:") for reason in reasons) else None
-        is_lost = False
-        while asks_at is None or time.monotonic() < asks_at:
-            await asyncio.sleep(limits.inbox_poll_s)
-            try:
-                meta = await store.meta(run_id)
-                if meta is None or meta.status == "finished" or await store.inbox(run_id):
-                    return
-                is_lost = False
-            except StoreError as error:  # nothing is under way that an outage could hurt
-                if not is_lost:
-                    _log.warning("run %s waits, and its store cannot be asked for news: %s", run_id, error, extra={"run_id": run_id})
-                is_lost = True
+    def _asks_again_in_s(self, reasons: tuple[str, ...], resume_at: float | None) -> float | None:
+        """When a verifier that could not answer is asked again, in seconds from now; None where only news can help."""
+        if not any(reason.startswith("verifier:") for reason in reasons):
+            return None
+        return self.environment.limits.verifier_park_retry_s if resume_at is None else max(0.0, resume_at - time.time())
 
     async def _has_commands(self, run_id: str) -> bool:
         try:

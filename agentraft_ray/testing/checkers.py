@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from agentraft_ray.breaker import Permit
 from agentraft_ray.checkpoint.base import Answer, AnswerKind, AppendEntry
+from agentraft_ray.protocol.messages import Verify
 from agentraft_ray.protocol.records import decode_record
 from agentraft_ray.protocol.state import RunState, fold
 from agentraft_ray.testing.laws import EXECUTION_LAWS, RECORD_LAWS
@@ -17,6 +18,9 @@ from agentraft_ray.testing.log_model import LogModel
 from agentraft_ray.testing.tally import Execution, Tally, Violation
 
 __all__ = ["Checkers"]
+
+
+_CLOCK_SLACK_S = 1e-6
 
 
 class Checkers:
@@ -131,6 +135,11 @@ class Checkers:
         for law in EXECUTION_LAWS:
             for wrong in law(log, new, self.tally):
                 raise Violation(law.__name__, f"{new.run}: {wrong}")
+
+    def asking_a_verifier(self, rests_until: float, now: float, run: str, command: Verify) -> None:
+        """A verifier that named a time is not asked the same before it."""
+        if now < rests_until - _CLOCK_SLACK_S:
+            raise Violation("a verifier is left alone until the time that it named", f"{run}: {command} {rests_until - now:.1f} s early")
 
     # --- the breaker -------------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,7 @@ class Faults:
     denial: float = 0.0
     cancel: float = 0.0
     parked_run_moved: float = 0.0  # resumed by another coordinator while its owner lives and waits
+    verdict_names_a_time: float = 0.0  # of the faults: the verifier says when it wants to be asked again
 
     @classmethod
     def drawn(cls, rng: Random) -> Faults:
@@ -101,6 +102,7 @@ _CEILINGS = {
     "denial": 0.4,
     "cancel": 0.01,
     "parked_run_moved": 0.5,
+    "verdict_names_a_time": 1.0,
 }
 
 _OFTEN = {"bad_output": 0.8, "blame": 0.8, "suspect_falls": 0.8, "frozen_clock": 0.7}

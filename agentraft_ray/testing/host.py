@@ -323,7 +323,7 @@ class Host:
             return
         state = machine.state
         stuck = state.parked is not None and all(reason.startswith(NEEDS_OPERATOR) for reason in state.parked)
-        if state.finished is not None or life.draining or (machine.idle and stuck):
+        if state.finished is not None or life.draining or (machine.idle and stuck and machine.wake_at is None):
             self.drop(life)
             return
         wake_at = machine.wake_at

@@ -235,7 +235,7 @@ def first_attempt_again(start_lineage: Any) -> Any:
 
 
 def fault_passes(_: Any) -> Any:
-    def failed(m: RunMachine, attempt: Attempt, why: str) -> None:
+    def failed(m: RunMachine, attempt: Attempt, why: str, failure: object = None) -> None:
         if attempt.payload is not None:
             judgement.commit(m, attempt, judgement._certify_attempt(m, attempt, VerificationResult.ok(verifier="first")))
 
@@ -338,6 +338,15 @@ def changes_unpersisted(feed: Any) -> Any:
             self.state.cost = self.state.cost + Cost(1)
 
     return feed_and_change
+
+
+def forgets_the_time(verifier_failed: Any) -> Any:
+    """What a verifier says about when to ask again is not heard."""
+
+    def failed(m: RunMachine, attempt: Attempt, why: str, failure: object = None) -> None:
+        verifier_failed(m, attempt, why)
+
+    return failed
 
 
 def judges_its_own_repeat(judge: Any) -> Any:

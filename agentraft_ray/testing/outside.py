@@ -23,7 +23,7 @@ from agentraft_ray.protocol.messages import (
     Verify,
     WorkerLost,
 )
-from agentraft_ray.taxonomy import Cost, FailureCause, VerificationResult
+from agentraft_ray.taxonomy import Cost, FailureCause, FaultKind, VerificationResult, VerifierFault
 from agentraft_ray.testing.log_model import digest_of
 from agentraft_ray.testing.people import People
 from agentraft_ray.testing.scenario import STEP_TOKENS_MAX, VERDICT_TOKENS
@@ -48,6 +48,8 @@ class Outside:
         self._running: dict[tuple[str, Call], Execution] = {}
         self._bad: dict[tuple[str, int, bytes], list[bytes]] = {}
         self._verdicts = 0
+        self._asked: dict[tuple[str, Call], tuple[object, ...]] = {}  # verdicts that somebody waits for
+        self._rests: dict[tuple[object, ...], tuple[float, Call]] = {}  # question -> when to ask again by the owner's clock, who said so
 
     def begin(self) -> None:
         self.people.begin()
@@ -124,6 +126,11 @@ class Outside:
     def _deliver(self, host: Host, run: str, event: AnyEvent) -> None:
         if isinstance(event, StepReturned | StepRaised):
             self._closed(run, event.call)
+        if isinstance(event, VerdictReturned):
+            question = self._asked.pop((run, event.call), None)  # None: it was called off, or answered before
+            failure = event.result.failure if event.result is not None else None
+            if question is not None and failure is not None and failure.retry_after_s is not None:
+                self._rests[question] = host.now + failure.retry_after_s, event.call
         host.now_or_later(None, partial(host.receive, run, event))
 
     def _closed(self, run: str, call: Call) -> None:
@@ -134,6 +141,8 @@ class Outside:
     def cancel(self, run: str, call: Call) -> None:
         """Nobody waits for the call any more. It may answer all the same."""
         self._closed(run, call)
+        self._asked.pop((run, call), None)
+        self._rests = {question: rest for question, rest in self._rests.items() if rest[1] != call or question[0] != run}
 
     def cancel_all(self, run: str, token: OwnerToken) -> None:
         """The owner is gone, and with it all that it waited for."""
@@ -162,6 +171,8 @@ class Outside:
             previous,
             VERDICT_TOKENS,
         )
+        self._asked[run, command.call] = _question(run, command)
+        world.checkers.asking_a_verifier(self._rests.get(_question(run, command), (0.0, None))[0], host.now, run, command)
         world.note("verify", run, command.call, command.step, command.attempt, command.position, previous)
         if not world.chance("verdict_lost"):
             world.after(world.rng.uniform(0.05, 2.0), self._judge, host, life.run, command, judgement, data)
@@ -185,7 +196,10 @@ class Outside:
         if judgement.previous and judgement.position < 0 and rng.random() < 0.3:
             return None  # there is no other mechanism
         if world.chance("verdict_fault"):
-            return VerificationResult.fault("it broke", verifier=verifier, cost=cost, prompt=judgement.id)
+            failure = None
+            if world.chance("verdict_names_a_time"):
+                failure = VerifierFault(FaultKind.RATE_LIMITED, source=verifier, retry_after_s=rng.choice((1.0, 4.0, 15.0, 60.0)))
+            return VerificationResult.fault("it broke", verifier=verifier, cost=cost, prompt=judgement.id, failure=failure)
         if world.chance("verdict_abstains"):
             return VerificationResult.abstain("cannot tell", verifier=verifier, cost=cost, prompt=judgement.id)
         good = data.startswith(b"good") != world.chance("verdict_wrong")
@@ -246,3 +260,8 @@ class Outside:
         assert isinstance(event.permit, Permit)
         self.world.tally.permits.pop(event.permit.number, None)
         self.world.breakers.settle(event.permit, "released", self.world.now)
+
+
+def _question(run: str, command: Verify) -> tuple[object, ...]:
+    """What a verifier is asked, by whom: a new owner need not know what an earlier one was told."""
+    return run, command.call.token, command.step, command.attempt, command.position

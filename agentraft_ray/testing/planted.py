@@ -58,6 +58,7 @@ BUGS: dict[str, Bug] = {
     "reply_of_an_earlier_life": _bug((RunMachine, "feed", mistakes.hears_everybody)),
     "commit_without_certificate": _bug((judgement, "reject", mistakes.commits_what_was_rejected)),
     "fault_is_a_pass": _bug((judgement, "verifier_failed", mistakes.fault_passes)),
+    "named_time_not_heard": _bug((judgement, "verifier_failed", mistakes.forgets_the_time)),
     "late_verdict_after_rollback": _bug(
         (RunMachine, "abandon_calls", mistakes.remembers_closed_calls), (RunMachine, "feed", mistakes.takes_late_verdicts)
     ),

@@ -103,6 +103,6 @@ def _draw_budget(rng: Random) -> BudgetSpec:
     return BudgetSpec(
         attempts=rng.choice((None, rng.randint(1, 40))),
         tokens=rng.choice((None, rng.randint(20, 250), rng.randint(20, 250))),
-        seconds=rng.choice((None, None, rng.randint(20, 120))),
+        seconds=rng.choice((None, None, float(rng.randint(20, 120)))),
         reserve=_RESERVE,
     )

@@ -8,18 +8,21 @@ import contextvars
 import inspect
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from agentraft_ray.taxonomy import Cost, ErrorType, FaultKind, VerdictKind, VerificationResult, VerifierFault
+from agentraft_ray.taxonomy import FREE, Cost, ErrorType, FaultKind, VerdictKind, VerificationResult, VerifierFault
 from agentraft_ray.verifier.base import Verifier, VerifyInput
 from agentraft_ray.verifier.spending import billed, fault
 
-__all__ = ["answer_of", "ask", "describe", "flaw_of", "in_thread"]
+__all__ = ["GIVEN", "Asked", "answer_of", "ask", "describe", "flaw_of", "in_thread", "rest_of", "stop"]
 
 _REASON_CHARS_MAX = 500
 _SECONDS_BOOKED_MIN = 0.001
+
+GIVEN = (VerdictKind.PASS, VerdictKind.REJECT)
+"""Verdicts that say something about the output."""
 
 
 async def ask(verifier: Verifier, request: VerifyInput, *, bounded: bool = True) -> VerificationResult:
@@ -46,6 +49,45 @@ async def ask(verifier: Verifier, request: VerifyInput, *, bounded: bool = True)
     if seconds >= _SECONDS_BOOKED_MIN and verdict.cost.seconds == 0.0:
         verdict = replace(verdict, cost=verdict.cost + Cost(0, 0.0, seconds))
     return verdict
+
+
+def rest_of(request: VerifyInput, started: float) -> VerifyInput:
+    """The request with the time that is left, having `started` at that time of the monotonic clock."""
+    if request.deadline_s is None:
+        return request
+    return replace(request, deadline_s=max(0.0, request.deadline_s - (time.monotonic() - started)))
+
+
+class Asked:
+    """A verifier that is asked in a task of its own, for whoever asks several and cancels some. `task` gives its verdict."""
+
+    def __init__(self, verifier: Verifier, request: VerifyInput) -> None:
+        self._part = request.spending.part()
+        self._may_pay = verifier.uses_model(request.step.criticality)
+        self._started = time.perf_counter()
+        self.task = asyncio.create_task(ask(verifier, replace(request, spending=self._part)))
+
+    @property
+    def verdict(self) -> VerificationResult | None:
+        """What it has said; None while it has not, and where it was cancelled."""
+        return self.task.result() if self.task.done() and not self.task.cancelled() else None
+
+    def cost(self) -> Cost:
+        """What it has cost, also if it was cancelled. What a model costs that does not pay within `spending` nobody knows then."""
+        if self.verdict is not None:
+            return self.verdict.cost
+        used = self._part.so_far()
+        if used == FREE and self._may_pay:
+            used = Cost(0, None, 0.0)
+        return used if used == FREE else used + Cost(0, 0.0, time.perf_counter() - self._started)
+
+
+async def stop(asked: Sequence[Asked]) -> None:
+    """Cancel those that are still under way, and wait until they have ended."""
+    tasks = [one.task for one in asked if not one.task.done()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def flaw_of(verdict: object) -> str | None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from agentraft_ray.errors import InvalidConfig
 from agentraft_ray.pipeline import Criticality, Step, Task
 from agentraft_ray.taxonomy import VerificationResult
 from agentraft_ray.verifier.spending import Spending
+
+if TYPE_CHECKING:
+    from agentraft_ray.verifier.calibration import Calibration
 
 __all__ = ["VerificationResult", "Verifier", "VerifyInput"]
 
@@ -68,3 +72,21 @@ class Verifier(ABC):
     def uses_model(self, criticality: Criticality) -> bool:
         """Whether a step of this criticality is judged by more than fixed rules. Unknown verifiers count as more."""
         return True
+
+    @property
+    def pass_threshold(self) -> float | None:
+        """The confidence under which it turns a pass into a rejection; None where it has no such setting."""
+        return None
+
+    def at_threshold(self, threshold: float) -> Verifier:
+        """The same verifier with this `pass_threshold`, not calibrated. Raises InvalidConfig where it has none."""
+        raise InvalidConfig(f"{self.name} has no threshold that could be chosen; measure it without a false-positive rate")
+
+    @property
+    def uncalibrated(self) -> Verifier:
+        """The same verifier without its calibration: what a calibration is bound to."""
+        return self
+
+    def calibrations(self, criticality: Criticality) -> tuple[Calibration | None, ...]:
+        """The calibrations of all models whose word may decide about a step of this criticality; None for one that has none."""
+        return (None,) if self.uses_model(criticality) else ()

@@ -11,14 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from agentraft_ray.config import Limits
 from agentraft_ray.errors import InvalidConfig
 from agentraft_ray.pipeline import Criticality
 from agentraft_ray.taxonomy import FREE, Cost, VerdictKind, VerificationResult, VerifierFault
-from agentraft_ray.verifier.asking import ask
+from agentraft_ray.verifier.asking import Asked, ask, rest_of, stop
 from agentraft_ray.verifier.base import Verifier, VerifyInput
+from agentraft_ray.verifier.calibration import Calibration
 
 __all__ = ["AllOf", "QuorumVerifier", "Rule"]
 
@@ -38,8 +39,8 @@ class QuorumVerifier(Verifier):
 
     Faults and abstentions are no votes, and without the passes that the rule needs there is no pass: the answer is then a fault
     (if a member faulted) or an abstention. A rejection has the class that most rejecting members gave, the earlier listed one
-    where they tie, with the hint and blame of the first of those. Costs are summed; of a cancelled member that uses a model the
-    price is unknown (`usd` is None).
+    where they tie, with the hint and blame of the first of those. Costs are summed, those of cancelled members too. What a
+    cancelled call costs nobody says: `usd` is None then, and `usd_at_least` what is known.
 
     Raises InvalidConfig for no members or a `k` that cannot be reached.
     """
@@ -67,6 +68,9 @@ class QuorumVerifier(Verifier):
     def uses_model(self, criticality: Criticality) -> bool:
         return any(member.uses_model(criticality) for member in self._members)
 
+    def calibrations(self, criticality: Criticality) -> tuple[Calibration | None, ...]:
+        return tuple(one for member in self._members for one in member.calibrations(criticality))
+
     def missing(self) -> tuple[str, ...]:
         return tuple(line for member in self._members for line in member.missing())
 
@@ -81,31 +85,23 @@ class QuorumVerifier(Verifier):
         started = time.monotonic()
         votes: dict[int, VerificationResult] = {}
         for position, member in enumerate(self._members):
-            rest = request
-            if request.deadline_s is not None:
-                rest = replace(request, deadline_s=max(0.0, request.deadline_s - (time.monotonic() - started)))
-            votes[position] = await ask(member, rest)
+            votes[position] = await ask(member, rest_of(request, started))
             if self._is_settled(votes):
                 break
         return votes
 
     async def _ask_at_once(self, request: VerifyInput) -> tuple[dict[int, VerificationResult], Cost]:
-        """The votes until the outcome is settled, and what the cancelled members may have cost."""
-        started = time.perf_counter()
-        asked = [asyncio.create_task(ask(member, request)) for member in self._members]
+        """The votes until the outcome is settled, and what the members have cost that were then cancelled."""
+        asked = [Asked(member, request) for member in self._members]
         votes: dict[int, VerificationResult] = {}
-        pending: set[asyncio.Task[VerificationResult]] = set(asked)
+        pending = {one.task for one in asked}
         try:
             while pending and not self._is_settled(votes):
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                votes.update((asked.index(task), task.result()) for task in done)
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                votes = {position: one.verdict for position, one in enumerate(asked) if one.verdict is not None}
         finally:
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
-        cancelled = [self._members[asked.index(task)] for task in pending]
-        unpriced = any(member.uses_model(request.step.criticality) for member in cancelled)
-        return votes, Cost(0, None if unpriced else 0.0, time.perf_counter() - started if unpriced else 0.0)
+            await stop(asked)
+        return votes, sum((one.cost() for position, one in enumerate(asked) if position not in votes), FREE)
 
     def _is_settled(self, votes: dict[int, VerificationResult]) -> bool:
         """Whether more votes could not change the kind of the outcome."""
@@ -114,7 +110,8 @@ class QuorumVerifier(Verifier):
         if self._rule == "veto":
             return bool(rejections) or others > len(self._members) - self._k
         if self._rule == "k_of_n":
-            return passes >= self._k or rejections > len(self._members) - self._k
+            against = len(self._members) - self._k + 1  # so many rejections leave no k
+            return passes >= self._k or rejections >= against or (passes + left < self._k and rejections + left < against)
         lead = abs(passes - rejections)
         return lead >= self._k or lead + left < self._k
 
@@ -128,6 +125,7 @@ class QuorumVerifier(Verifier):
                 reasoning=f"{len(passing)} of {len(self._members)} passed it",
                 verifier=self._deciders(passing),
                 cost=cost,
+                **_versions(passing),
             )
         if self._rejected(passes, rejections):
             return self._rejection([vote for vote in votes if vote.kind is VerdictKind.REJECT], cost)
@@ -136,7 +134,8 @@ class QuorumVerifier(Verifier):
         reasoning = f"{passes} passed and {rejections} rejected it, {self._rule} needs {self._k}" + (f" ({said})" if said else "")
         faulted = any(vote.kind is VerdictKind.FAULT for vote in silent)
         answer = VerificationResult.fault if faulted else VerificationResult.abstain
-        return answer(reasoning, verifier=self._name, cost=cost, failure=_soonest(silent))
+        short_of = next((vote.short_of for vote in silent if vote.short_of), "")
+        return answer(reasoning, verifier=self._name, cost=cost, failure=_soonest(silent), short_of=short_of)
 
     def _passed(self, passes: int, rejections: int) -> bool:
         if self._rule == "veto":
@@ -164,12 +163,20 @@ class QuorumVerifier(Verifier):
             evidence=tuple(evidence[:_EVIDENCE_MAX]),
             blame=next((vote.blame for vote in same if vote.blame), None),
             cost=cost,
+            **_versions(rejecting),
         )
 
     def _deciders(self, votes: list[VerificationResult]) -> str:
         """``quorum:grounding+schema``, or the count where names would be too many."""
         names = list(dict.fromkeys(vote.verifier for vote in votes))
         return f"{self._name}:{'+'.join(names) if len(names) <= 3 else f'{len(votes)} of {len(self._members)}'}"
+
+
+def _versions(votes: list[VerificationResult]) -> dict[str, Any]:
+    """By which prompts and calibrations a panel has decided, and whether it did so wholly from memory."""
+    prompts = dict.fromkeys(vote.prompt for vote in votes if vote.prompt)
+    calibrations = dict.fromkeys(vote.calibration for vote in votes if vote.calibration)
+    return {"prompt": "+".join(prompts), "calibration": "+".join(calibrations), "cached": all(vote.cached for vote in votes)}
 
 
 def _soonest(silent: list[VerificationResult]) -> VerifierFault | None:

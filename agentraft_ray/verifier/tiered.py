@@ -9,16 +9,15 @@ from typing import Literal
 from agentraft_ray.errors import InvalidConfig
 from agentraft_ray.pipeline import Criticality
 from agentraft_ray.taxonomy import VerdictKind, VerificationResult
-from agentraft_ray.verifier.asking import ask
+from agentraft_ray.verifier.asking import GIVEN, ask, rest_of
 from agentraft_ray.verifier.base import Verifier, VerifyInput
+from agentraft_ray.verifier.calibration import Calibration
 from agentraft_ray.verifier.rules import RulesVerifier
 
 __all__ = ["BORDERLINE_BELOW", "TieredVerifier"]
 
 BORDERLINE_BELOW = 0.7
 """A verdict, pass or rejection, with a lower confidence than this is doubtful and goes to the next tier where there is one."""
-
-_GIVEN = (VerdictKind.PASS, VerdictKind.REJECT)
 
 
 class TieredVerifier(Verifier):
@@ -30,7 +29,8 @@ class TieredVerifier(Verifier):
 
     A tier that cannot answer (a fault, an abstention) hands on to the next one; where there is none, that is the answer: no
     pass, and not billed to the agent. `on_fault="l1"` lets the last verdict below stand instead, but never for HIGH, which fails
-    closed. A fault of L1 ends it for every step. Without L2 and L3 every step ends at L1.
+    closed. A fault of L1 ends it for every step, and so does a tier that the run's budget does not allow to ask. Without L2 and L3
+    every step ends at L1.
     """
 
     def __init__(
@@ -65,6 +65,9 @@ class TieredVerifier(Verifier):
 
     def uses_model(self, criticality: Criticality) -> bool:
         return any(tier.uses_model(criticality) for tier in (self.l1, *self._above(criticality)))
+
+    def calibrations(self, criticality: Criticality) -> tuple[Calibration | None, ...]:
+        return tuple(one for tier in (self.l1, *self._above(criticality)) for one in tier.calibrations(criticality))
 
     def missing(self) -> tuple[str, ...]:
         return tuple(line for tier in (self.l1, self.l2, self.l3) if tier is not None for line in tier.missing())
@@ -110,26 +113,21 @@ class TieredVerifier(Verifier):
             if not (goes_above and verdict.passed) and not self._is_doubtful(verdict):
                 break
             goes_above = False
-            below, verdict = verdict, await ask(tier, _rest(request, started))
+            below, verdict = verdict, await ask(tier, rest_of(request, started))
             spent = spent + verdict.cost
+            if verdict.short_of:  # a dearer tier would be short of it too, and a cheaper one is not what the step asks for
+                break
             verdict = self._settled(below, verdict, request)
         return verdict if spent == verdict.cost else replace(verdict, cost=spent)
 
     def _is_doubtful(self, verdict: VerificationResult) -> bool:
-        return verdict.kind not in _GIVEN or verdict.confidence < self._borderline_below
+        return verdict.kind not in GIVEN or verdict.confidence < self._borderline_below
 
     def _settled(self, below: VerificationResult, verdict: VerificationResult, request: VerifyInput) -> VerificationResult:
         """`verdict`, or, where the tier could not answer and the policy allows it, the last verdict below."""
-        if verdict.kind in _GIVEN or self._on_fault == "closed" or request.step.criticality is Criticality.HIGH:
+        if verdict.kind in GIVEN or self._on_fault == "closed" or request.step.criticality is Criticality.HIGH:
             return verdict
-        if below.kind not in _GIVEN:
+        if below.kind not in GIVEN:
             return verdict
         reasoning = f"{below.reasoning}; {verdict.verifier} could not answer ({verdict.reasoning}), the verdict below it stands"
         return replace(below, reasoning=reasoning.lstrip("; "))
-
-
-def _rest(request: VerifyInput, started: float) -> VerifyInput:
-    """The request with the time that is left."""
-    if request.deadline_s is None:
-        return request
-    return replace(request, deadline_s=max(0.0, request.deadline_s - (time.monotonic() - started)))

@@ -35,9 +35,9 @@ class Load:
             sys.path.insert(0, str(root))
         try:
             self._agentraft = importlib.import_module(_PACKAGE)
-            self._api, self._config, self._machine, self._state, self._records, self._messages, self._taxonomy = (
+            self._blueprint, self._machine, self._state, self._records, self._messages, self._taxonomy = (
                 importlib.import_module(f"{_PACKAGE}.{name}")
-                for name in ("api", "config", "protocol.machine", "protocol.state", "protocol.records", "protocol.messages", "taxonomy")
+                for name in ("runtime.blueprint", *(f"protocol.{one}" for one in ("machine", "state", "records", "messages")), "taxonomy")
             )
         finally:
             if root is not None:
@@ -96,17 +96,8 @@ class Load:
         return self._plan([make("a", str), *middle, make("z", str, after=tuple(step.name for step in middle))])
 
     def _plan(self, steps: list[Any]) -> Any:
-        return self._api.plan_of_pipeline(
-            self._agentraft.Pipeline(steps),
-            self._agentraft.RulesVerifier(),
-            retry=self._config.RetryPolicy(),
-            budget=None,
-            limits=self._config.Limits(),
-            rollback_on_failure=True,
-            max_rollback_depth=3,
-            back_when_exhausted=False,
-            on_open="park",
-        )
+        settings = self._blueprint.RunSettings(on_open="park")
+        return self._blueprint.plan_of_pipeline(self._agentraft.Pipeline(steps), self._agentraft.RulesVerifier(), settings)
 
     def _run(self, plan: Any, *, observed: bool = False, log: list[bytes] | None = None) -> None:
         machine = self._begin(plan, observed=observed, log=log)

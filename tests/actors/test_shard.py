@@ -51,6 +51,7 @@ class Hosted:
         self.fingerprint = self.plan.fingerprint
         self.groups = ("",)
         self.breakers = Breakers()
+        self.counter = None
 
 
 def run(program: Hosted, run_id: str) -> LiveRun:

@@ -31,11 +31,17 @@ def nodes() -> Iterator[Any]:
     before = dict(os.environ)
     os.environ |= {"RAY_TMPDIR": place, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2, "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    os.environ |= {"RAY_metrics_report_interval_ms": "2000"}  # a test waits for its metrics
     ray_constants.ENABLE_RAY_CLUSTER = False  # else Ray listens to everybody, not on loopback alone
     Config.initialize("")  # which has read the environment when ray was imported
     found = Nodes(
         initialize_head=True,
-        head_node_args={"num_cpus": CPUS, "node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 100_000_000},
+        head_node_args={
+            "num_cpus": CPUS,
+            "node_ip_address": "127.0.0.1",
+            "include_dashboard": False,
+            "object_store_memory": 100_000_000,
+        },
     )
     ray.init(address=found.address, log_to_driver=False, logging_level="error", namespace="agentraft")
     os.environ["RAY_ADDRESS"] = found.address

@@ -147,7 +147,9 @@ async def test_the_prompt_shows_goal_inputs_and_earlier_outputs_and_the_whole_ou
 
 
 def fences(user):
-    return re.findall(r"<<<(\w+)\n(.*?)\n(\w+)>>>", user, re.DOTALL)
+    """(tag that opens, text, tag that closes) of every block, without the marks of its lines."""
+    found = re.findall(r"^<<<(\w+) [^\n]+\n(.*?)\n(\w+)>>>$", user, re.DOTALL | re.MULTILINE)
+    return [(opened, "\n".join(line.removeprefix("| ") for line in text.split("\n")), closed) for opened, text, closed in found]
 
 
 @given(st.text(max_size=60), st.sampled_from(["<<<", ">>>", "<<<<", "000000000000>>>", "OUTPUT TO JUDGE", says()]))

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from agentraft_ray.config import ProviderLimits
-from agentraft_ray.taxonomy import VerifierFault
+from agentraft_ray.taxonomy import FaultKind, VerifierFault
 from agentraft_ray.verifier.providers.completion import Completion, StopReason
 from agentraft_ray.verifier.providers.faults import fault_of_raise, fault_of_status, read
 from agentraft_ray.verifier.providers.models import Manner, Mechanism, Thinking
@@ -70,7 +70,9 @@ class AnthropicClient:
             said, code = error.api_message or error.message, error.error_code or error.type or ""
             return fault_of_status(error.status_code, said, config.lane, error.response.headers, code=code)
         except Exception as error:  # noqa: BLE001 - the boundary to the SDK
-            return fault_of_raise(error, config.lane)
+            fault = fault_of_raise(error, config.lane)
+            has_none = isinstance(error, TypeError) and "authentication" in str(error)  # only a request shows that there are none
+            return VerifierFault(FaultKind.UNAVAILABLE, fault.message, config.lane) if has_none else fault
         return read(_completion, message, config.lane)
 
     async def close(self) -> None:

@@ -30,7 +30,14 @@ _STOPS = {
 }
 _OUTPUT = {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": {"schema": VERDICT_SCHEMA_JSON, "name": VERDICT_NAME}}}}
 _TOOL = {"name": VERDICT_NAME, "description": VERDICT_PURPOSE, "inputSchema": {"json": VERDICT_SCHEMA}}
-_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoAuthTokenError", "CredentialRetrievalError")
+_KINDS = {
+    "CredentialRetrievalError": FaultKind.UNAVAILABLE,
+    "NoAuthTokenError": FaultKind.UNAVAILABLE,
+    "NoCredentialsError": FaultKind.UNAVAILABLE,
+    "PartialCredentialsError": FaultKind.UNAVAILABLE,
+    "ProfileNotFound": FaultKind.UNAVAILABLE,
+    "ResponseParserError": FaultKind.CONNECTION,  # boto3 takes what came of a body that broke off for the whole of it
+}
 
 
 async def open_client(config: ProviderConfig) -> BedrockClient:
@@ -82,9 +89,10 @@ class BedrockClient:
             )
         except Exception as error:  # noqa: BLE001 - the boundary to the SDK
             fault = fault_of_raise(error, config.lane)
-            if type(error).__name__ in _NO_CREDENTIALS:
-                return VerifierFault(FaultKind.UNAVAILABLE, fault.message, config.lane)
-            return fault
+            kind = _KINDS.get(type(error).__name__)
+            return fault if kind is None else VerifierFault(kind, fault.message, config.lane)
+        if "stopReason" not in response:
+            return VerifierFault(FaultKind.CONNECTION, "the answer broke off", config.lane)
         return read(_completion, response, config.lane)
 
     def _converse(self, request: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, Hashable, Iterator
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -87,11 +87,18 @@ class Maker(Protocol):
     async def __call__(self) -> Client: ...
 
 
-class Visit:
-    """One verdict, as far as its host must know of it: which connections it uses, and when it only waits for a provider."""
+def _nothing() -> None:
+    """What a host without bounded room does."""
 
-    def __init__(self, connections: Connections) -> None:
+
+class Visit:
+    """One verdict, as far as its host must know of it: which connections it uses, and when it `leaves` to wait for a provider and
+    when it `returns`."""
+
+    def __init__(self, connections: Connections, leaves: Callable[[], None] = _nothing, returns: Callable[[], None] = _nothing) -> None:
         self.connections = connections
+        self._leaves = leaves
+        self._returns = returns
         self._waits = 0
 
     @contextmanager
@@ -99,19 +106,13 @@ class Visit:
         """Around everything that waits for a provider: meanwhile the verdict takes no room where others could go on."""
         self._waits += 1
         if self._waits == 1:
-            self.leaves()
+            self._leaves()
         try:
             yield
         finally:
             self._waits -= 1
             if self._waits == 0:
-                self.returns()
-
-    def leaves(self) -> None:
-        """It waits from now on; for hosts with bounded room."""
-
-    def returns(self) -> None:
-        """It goes on."""
+                self._returns()
 
 
 _visit: contextvars.ContextVar[Visit | None] = contextvars.ContextVar("agentraft_visit", default=None)

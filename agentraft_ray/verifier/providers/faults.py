@@ -89,7 +89,7 @@ def fault_of_raise(error: BaseException, source: str) -> VerifierFault:
         kind = FaultKind.UNAVAILABLE
     elif isinstance(error, OSError) or module in _TRANSPORTS or "connection" in name:
         kind = FaultKind.CONNECTION
-    elif isinstance(error, ValueError):  # an answer that is no JSON, or not of the form that the package expects
+    elif isinstance(error, (ValueError, AttributeError, LookupError, TypeError)):  # an answer of a form that the package cannot read
         kind = FaultKind.MALFORMED
     return VerifierFault(kind, _line(describe(error)), source)
 

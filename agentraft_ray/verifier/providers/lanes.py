@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from agentraft_ray.config import ProviderLimits
 from agentraft_ray.taxonomy import FaultKind, VerifierFault
 from agentraft_ray.verifier.providers.completion import Completion
 
-__all__ = ["Guard", "Lane", "NoGuard"]
+__all__ = ["Guard", "Lane", "NoGuard", "Outcome"]
 
 Answer = Completion | VerifierFault
+Outcome = Literal["success", "failure", "released"]
 
 _FAILURES = frozenset({FaultKind.TIMEOUT, FaultKind.CONNECTION, FaultKind.SERVER_ERROR, FaultKind.OVERLOADED, FaultKind.AUTH})
 _SHUTS = frozenset({FaultKind.RATE_LIMITED, FaultKind.QUOTA, FaultKind.OVERLOADED})
@@ -26,13 +27,13 @@ _SHUTS = frozenset({FaultKind.RATE_LIMITED, FaultKind.QUOTA, FaultKind.OVERLOADE
 class Guard(Protocol):
     """Who knows whether requests of a lane may be sent: the breakers of this process, or those of its cluster."""
 
-    async def enter(self, lane: str) -> object | float:
+    async def enter(self, lane: str, limits: ProviderLimits) -> object | float:
         """Leave for one request, to be given back; or a float: the seconds until it makes sense to ask again."""
 
-    def leave(self, leave: object, outcome: str) -> None:
+    def leave(self, leave: object, outcome: Outcome) -> None:
         """How it ended: "success" (the provider answered, whatever it said), "failure" or "released" (nobody knows)."""
 
-    def shut(self, lane: str, for_s: float) -> None:
+    def shut(self, lane: str, limits: ProviderLimits, for_s: float) -> None:
         """Nobody shall send anything of this lane for so long; then one request tries."""
 
 
@@ -42,15 +43,15 @@ class NoGuard:
     def __init__(self) -> None:
         self._shut_until: dict[str, float] = {}
 
-    async def enter(self, lane: str) -> object | float:
+    async def enter(self, lane: str, limits: ProviderLimits) -> object | float:
         """See `Guard`."""
         left_s = self._shut_until.get(lane, 0.0) - asyncio.get_running_loop().time()
         return left_s if left_s > 0 else lane
 
-    def leave(self, leave: object, outcome: str) -> None:
+    def leave(self, leave: object, outcome: Outcome) -> None:
         """See `Guard`."""
 
-    def shut(self, lane: str, for_s: float) -> None:
+    def shut(self, lane: str, limits: ProviderLimits, for_s: float) -> None:
         """See `Guard`."""
         self._shut_until[lane] = asyncio.get_running_loop().time() + for_s
 
@@ -87,7 +88,7 @@ class Lane:
             leave = await self._leave_of(guard, ends_at)
             if isinstance(leave, VerifierFault):
                 return leave
-            outcome = "released"
+            outcome: Outcome = "released"
             try:
                 answer = await self._in_time(send, min(self.limits.call_timeout_s, ends_at - loop.time()))
                 answer, outcome = self._learn(guard, answer)
@@ -142,7 +143,7 @@ class Lane:
         while True:
             try:
                 async with asyncio.timeout_at(ends_at):
-                    answer = await guard.enter(self.name)
+                    answer = await guard.enter(self.name, self.limits)
             except TimeoutError:
                 return self._shut_fault(self.limits.busy_retry_s)
             if not isinstance(answer, float):
@@ -175,7 +176,7 @@ class Lane:
                 raise
             return VerifierFault(FaultKind.TIMEOUT, f"no answer within {timeout_s:.3g} s", self.name)
 
-    def _learn(self, guard: Guard, answer: Answer) -> tuple[Answer, str]:
+    def _learn(self, guard: Guard, answer: Answer) -> tuple[Answer, Outcome]:
         """The answer, with the time to ask again where the lane is shut by it, and its outcome for the breaker."""
         if not isinstance(answer, VerifierFault):
             self.window = min(self.limits.concurrency_max, 2 * self.window)
@@ -185,7 +186,7 @@ class Lane:
         if pause_s is not None:
             self.window = 1
             self._why = f"{answer.kind.value} ({answer.message})"
-            guard.shut(self.name, pause_s)
+            guard.shut(self.name, self.limits, pause_s)
             return VerifierFault(answer.kind, answer.message, answer.source, pause_s, answer.status), "released"
         if answer.kind in _FAILURES:
             self.window = max(1, self.window // 2)
