@@ -97,8 +97,8 @@ def _check(options: argparse.Namespace) -> None:
     key_of(options.seed)
     if options.until_decided is not None:
         check_share("--until-decided", options.until_decided)
-    if (options.provider or options.model) and not options.live:
-        raise InvalidConfig("--provider and --model choose a real verifier, which is measured with --live")
+    if (options.provider or options.model or options.base_url) and not options.live:
+        raise InvalidConfig("--provider, --model and --base-url choose a real verifier, which is measured with --live")
     places = [flag for flag in ("cluster", "actors", "live") if getattr(options, flag)] + ["workers"] * (options.workers > 1)
     if len(places) > 1:
         raise InvalidConfig(f"--{' and --'.join(places)} are different ways to make trials; choose one")
@@ -190,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         "--provider", help="bedrock, openai, anthropic, gemini, or none for rules alone (default: what the environment names)"
     )
     live.add_argument("--model", help="the provider's model")
+    live.add_argument("--base-url", metavar="URL", help="of a server that speaks the provider's protocol: a model of your own, a gateway")
     live.add_argument("--confusion-samples", type=int, default=20, metavar="N", help="texts of every class (default 20)")
     results = parser.add_argument_group("results")
     results.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")

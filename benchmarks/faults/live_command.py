@@ -12,6 +12,7 @@ from dataclasses import replace
 import msgspec
 
 from agentraft_ray.errors import InvalidConfig
+from agentraft_ray.taxonomy import Cost
 from agentraft_ray.verifier.base import Verifier
 from agentraft_ray.verifier.detection import detect
 from agentraft_ray.verifier.llm import LLMVerifier
@@ -39,34 +40,42 @@ def run_live(options: argparse.Namespace, studies: Sequence[Study], trials: int)
     unfit = [study.name for study in studies if study.name not in _WITH_A_VERIFIER]
     if options.report and unfit:
         raise InvalidConfig(f"--live measures {' and '.join(_WITH_A_VERIFIER)}; {', '.join(unfit)} vary a simulated verifier")
-    studies = [study for study in studies if study.name in _WITH_A_VERIFIER]
+    return asyncio.run(_measured(options, [study for study in studies if study.name in _WITH_A_VERIFIER], trials))
+
+
+async def _measured(options: argparse.Namespace, studies: Sequence[Study], trials: int) -> int:
     rules, model = RulesVerifier(), _model(options)
     verifier: Verifier = TieredVerifier(l1=rules, l2=model)
     out = console()
     steps = sum(scenario_of(cell.experiment).n_steps for study in studies for cell in study.cells)
     calls = options.confusion_samples * (len(CLASSES) + 1) + (steps * trials * 5 // 4)
     out.print(f"{verifier.identity}\n{trials:,} trials a cell, seed {options.seed}; about {calls:,} verdicts")
-    confusions = [asyncio.run(confusion_of(one, options.confusion_samples, options.seed)) for one in (rules, model) if one is not None]
+    confusions = [await confusion_of(one, options.confusion_samples, options.seed) for one in (rules, model) if one is not None]
     for confusion in confusions:
-        cost = f"{confusion.cost.tokens:,} tokens, {confusion.cost.usd} USD" if confusion.cost.tokens else "free"
+        cost = f"{confusion.cost.tokens:,} tokens, {_usd(confusion.cost)}" if confusion.cost.tokens else "free"
         what = f"{options.confusion_samples} outputs of every class; {cost}"
         print_table(out, f"Confusion: what {confusion.verifier} says", what, confusion.table())
-    results = [[_measured(cell, verifier, trials, options.seed, confusions[-1]) for cell in study.cells] for study in studies]
-    for study, row in zip(studies, results, strict=True):
+    results = []
+    for study in studies:
+        results.append([await _result(cell, verifier, trials, options.seed, confusions[-1]) for cell in study.cells])
         what = "The verifier is the real one; the formulas have its recall and false-positive rate of the confusion table."
-        print_table(out, study.title, what, study.table(row))
+        print_table(out, study.title, what, study.table(results[-1]))
     if options.json:
         options.json.write_bytes(_json(verifier, confusions, studies, results, trials, options.seed))
         out.print(f"figures: {options.json}")
     return 0
 
 
+def _usd(cost: Cost) -> str:
+    return "price unknown" if cost.usd is None else f"{cost.usd:.4f} USD"
+
+
 def _model(options: argparse.Namespace) -> Verifier | None:
     """The model that is named or found; None for rules alone."""
     if options.provider == "none":
         return None
-    if options.provider or options.model:
-        return LLMVerifier(provider=options.provider, model=options.model)
+    if options.provider or options.model or options.base_url:
+        return LLMVerifier(provider=options.provider, model=options.model, base_url=options.base_url)
     return detect(os.environ)
 
 
@@ -81,10 +90,10 @@ class _LiveResult(Result):
         self.predictions = predictions_of(CoreTrials(replace(scenario, recall=recall, fpr=fpr))) if is_known else ()
 
 
-def _measured(cell: Cell, verifier: Verifier, trials: int, seed: int, confusion: Confusion) -> Result:
+async def _result(cell: Cell, verifier: Verifier, trials: int, seed: int, confusion: Confusion) -> Result:
     scenario = scenario_of(cell.experiment)
     with progress_on(", ".join(f"{name} {value}" for name, value in cell.at.items())) as progress:
-        counts = asyncio.run(live_counts(scenario, verifier, seed=seed, trials=trials, progress=progress))
+        counts = await live_counts(scenario, verifier, seed=seed, trials=trials, progress=progress)
     return _LiveResult(cell, counts, confusion)
 
 
