@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 PROGRAMS = {
+    "faults": ("benchmarks.faults.command", "what the layer buys where agents and verifiers err; without a program's name this one runs"),
     "overhead": ("benchmarks.overhead.command", "steps/s, added latency, CPU, log bytes and memory, beside two baselines (4 min)"),
     "core": ("benchmarks.core.command", "CPU per step and memory per live run of the protocol core, also against another checkout (1 min)"),
     "throughput": ("benchmarks.throughput.command", "steps/s of the actor runtime on a local Ray cluster, beside the bare loop (6 min)"),
@@ -23,16 +24,17 @@ PROGRAMS = {
     "peers": ("benchmarks.peers.command", "the same chain in LangGraph and DBOS: steps/s, ratios, what each promises to survive (10 min)"),
 }
 
+DEFAULT = "faults"
 USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the chosen program with the words after its name; its exit code."""
+    """Run the chosen program with the words after its name, `DEFAULT` where the first word is an option; its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in {"-h", "--help"}:
+    if words and words[0] in {"-h", "--help"}:
         print(_usage())
-        return 0 if words else USAGE_ERROR
-    name, *rest = words
+        return 0
+    name, *rest = words if words and not words[0].startswith("-") else [DEFAULT, *words]
     if name not in PROGRAMS:
         print(f"benchmarks: there is no program {name!r}\n\n{_usage()}", file=sys.stderr)
         return USAGE_ERROR
@@ -41,11 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    lines = ["usage: python -m benchmarks PROGRAM [options]", "", "programs (each has --help, and --quick for a first look):"]
+    lines = ["usage: python -m benchmarks [PROGRAM] [options]", "", "programs (each has --help, and --quick for a first look):"]
     lines += [f"  {name:<12}{what}" for name, (_, what) in PROGRAMS.items()]
     lines += [
         "",
         "examples:",
+        "  python -m benchmarks --quick",
+        "  python -m benchmarks --trials 1000 --workers 2 --plots out/plots",
+        "  python -m benchmarks --live --provider bedrock --model anthropic.claude-3-5-sonnet-20241022-v2:0",
         "  python -m benchmarks overhead --quick",
         "  python -m benchmarks overhead --store embedded --json figures.json",
     ]
