@@ -120,16 +120,20 @@ class ExchangeHost(Controlled):
         if self._draining or len(outbox.open) >= REQUESTS_MAX:
             outbox.put(Returning(ticket))
             return
-        blueprint = self._definitions.get(ask.definition)
-        if blueprint is None:
+        definition = self._definition_of(ask)
+        if definition is None:
             outbox.put(Unloaded(ticket))
             return
-        request = Request(outbox, ask, blueprint)
+        request = Request(outbox, ask, definition)
         if outbox.was_cancelled(ticket):
             outbox.put(self._called_off(request))
             return
         outbox.open[ticket] = request
         self._lanes.add(request)
+
+    def _definition_of(self, ask: Any) -> Any:
+        """What this process must know to do a request; None if it does not."""
+        return self._definitions.get(ask.definition)
 
     def _cancel(self, client: str, tickets: list[int]) -> None:
         outbox = self._exchange.known(client)

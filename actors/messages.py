@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from agentraft_ray.protocol.records import Payload, TaskRecord
-from agentraft_ray.taxonomy import FREE, Allowance, Cost, VerificationResult
+from agentraft_ray.taxonomy import FREE, Allowance, Cost, VerificationResult, VerifierFault
+from agentraft_ray.verifier.engine.port import Scores
 
 __all__ = [
+    "EngineState",
     "Judge",
     "Judged",
     "Loaded",
@@ -22,6 +24,8 @@ __all__ = [
     "Reply",
     "Returned",
     "Returning",
+    "Score",
+    "Scored",
     "Unloaded",
     "Welcome",
     "Work",
@@ -75,6 +79,14 @@ class Judge(_Message, frozen=True):
     trace: str = ""
 
 
+class Score(_Message, frozen=True):
+    """Score texts with the model of the engine that this is sent to; see `verifier.engine.port`. `definition` is of no use here."""
+
+    ticket: int
+    texts: list[str]
+    definition: bytes = b""
+
+
 class Returned(_Message, frozen=True, tag=1):
     """A step returned; `data` is its encoded output."""
 
@@ -122,7 +134,22 @@ class Welcome(_Message, frozen=True, tag=6):
     session: str
 
 
-Reply = Returned | Raised | Judged | Unloaded | Returning
+class Scored(_Message, frozen=True, tag=7):
+    """The scores that were asked for, or why there are none."""
+
+    ticket: int
+    scores: Scores | None
+    fault: VerifierFault | None = None
+
+
+class EngineState(_Message, frozen=True):
+    """Whether an engine has started: what it says of itself, "" while it loads; or why it cannot start."""
+
+    engine: str
+    fault: VerifierFault | None = None
+
+
+Reply = Returned | Raised | Judged | Unloaded | Returning | Scored
 
 
 class Loaded(_Message, frozen=True):

@@ -10,7 +10,7 @@ import zlib
 
 from agentraft_ray.errors import InvalidConfig
 
-__all__ = ["NAMESPACE", "breaker", "check_deployment", "coordinator", "group_of", "shard_of", "store", "verifier", "worker"]
+__all__ = ["NAMESPACE", "breaker", "check_deployment", "coordinator", "engine", "group_of", "shard_of", "store", "verifier", "worker"]
 
 NAMESPACE = "agentraft"
 _DEPLOYMENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -37,6 +37,10 @@ def coordinator(deployment: str, shard: int) -> str:
 
 def verifier(deployment: str, number: int) -> str:
     return f"{deployment}/verifier/{number}"
+
+
+def engine(deployment: str, key: str, number: int) -> str:
+    return f"{deployment}/engine/{key}/{number}"
 
 
 def worker(deployment: str, group: str, number: int) -> str:

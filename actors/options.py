@@ -20,6 +20,7 @@ CLASSES = {
     "coordinator": "agentraft_ray.actors.coordinator:CoordinatorActor",
     "worker": "agentraft_ray.actors.worker:WorkerActor",
     "verifier": "agentraft_ray.actors.verifier:VerifierActor",
+    "vllm": "agentraft_ray.actors.vllm:VLLMVerifierActor",
 }
 """Role -> class. All of them are plain classes; what follows from being an actor stands in this file alone."""
 

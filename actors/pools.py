@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
-from agentraft_ray.actors.messages import Judge, Loaded, Pong, Raised, Reply, Returning, Unloaded, Welcome, Work, decode, encode
+from agentraft_ray.actors.messages import Judge, Loaded, Pong, Raised, Reply, Returning, Score, Unloaded, Welcome, Work, decode, encode
 from agentraft_ray.actors.pace import ShardPace
 from agentraft_ray.actors.peers import Peer, PeerLost
 from agentraft_ray.errors import AgentRaftError
@@ -23,7 +23,7 @@ __all__ = ["Pool"]
 
 _log = logging.getLogger("agentraft_ray")
 
-Request = Work | Judge
+Request = Work | Judge | Score
 
 _BATCH_MAX = 256
 _IN_FLIGHT_MAX = 2  # one exchange is worked on while the next one is on its way
@@ -46,7 +46,7 @@ class Pool:
         peers: Sequence[Peer],
         definitions: Callable[[bytes], bytes | None],
         on_replies: Callable[[Sequence[Reply]], None],
-        on_lost: Callable[[Sequence[Request]], None],
+        on_lost: Callable[[Sequence[Any]], None],
         *,
         credits_max: int = 2_000,
         pace: ShardPace | None = None,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import msgspec
 
 from agentraft_ray.actors.breaker_shard import Pace
+from agentraft_ray.actors.control import Figures
+from agentraft_ray.actors.engines import ClusterEngines
 from agentraft_ray.actors.hosting import ExchangeHost, LoadDefinition, OpenStore
 from agentraft_ray.actors.lanes import Request
-from agentraft_ray.actors.messages import Judge, Judged, Reply, Returning, decode
+from agentraft_ray.actors.messages import Judge, Judged, Loaded, Reply, Returning, decode, encode
 from agentraft_ray.actors.peers import Peer
 from agentraft_ray.actors.provider_guard import ClusterGuard
 from agentraft_ray.errors import StoreUnavailable
@@ -38,6 +41,8 @@ class VerifierSettings(msgspec.Struct, frozen=True):
     """How a verifier is made; `slots` = verdicts at a time, without those that wait for a provider; the others as for a worker.
 
     `breaker` = the name of the actor that keeps the cluster's breakers; without one this process has its own for providers.
+    `deployment` and `engines`: the models that verifiers ask are served by so many engine actors each, of that deployment; without it
+    engines are children of this process.
     """
 
     store: bytes | None = None
@@ -45,6 +50,8 @@ class VerifierSettings(msgspec.Struct, frozen=True):
     hold_s: float = 2.0
     encryption_key: bytes | None = None
     breaker: str = ""
+    deployment: str = ""
+    engines: int = 1
 
 
 class VerifierActor(ExchangeHost):
@@ -70,8 +77,9 @@ class VerifierActor(ExchangeHost):
             open_store=open_store,
             observing=observing,
         )
-        self._breaker = chosen.breaker
+        self._chosen = chosen
         self._peer = peer or _ray_peer
+        self._engines: ClusterEngines | None = None
         self._pace = pace
         self._connections: Connections | None = None
 
@@ -104,12 +112,33 @@ class VerifierActor(ExchangeHost):
         """The connections of this actor: it shares neither clients nor what it knows of providers with others in its process."""
         if self._connections is None:
             guard: Guard
-            if self._breaker:
-                guard = ClusterGuard(self._peer(self._breaker), f"verifier.{self.incarnation}", pace=self._pace)
+            if self._chosen.breaker:
+                guard = ClusterGuard(self._peer(self._chosen.breaker), f"verifier.{self.incarnation}", pace=self._pace)
             else:
                 guard = ProcessGuard()
-            self._connections = Connections(guard)
+            self._connections = Connections(guard, self._to_engines())
         return self._connections
+
+    def _to_engines(self) -> ClusterEngines | None:
+        """The engine actors of the cluster; None where this process has engines of its own."""
+        chosen = self._chosen
+        if self._engines is None and chosen.deployment:
+            self._engines = ClusterEngines(f"verifier.{self.incarnation}", chosen.deployment, chosen.engines, self._peer)
+        return self._engines
+
+    async def load(self, definition: bytes) -> bytes:
+        """See `ExchangeHost.load`; and note which engines its verifier will ask."""
+        loaded = await super().load(definition)
+        engines = self._to_engines()
+        blueprint = self._definitions.get(decode(loaded, Loaded).fingerprint)
+        if engines is not None and blueprint is not None:
+            for settings in blueprint.verifier.engines():
+                engines.want(settings)
+        return loaded
+
+    def _figures(self) -> Figures:
+        wanted = self._engines.wanted if self._engines is not None else ()
+        return super()._figures() | {"engines_wanted": base64.b64encode(encode(wanted)).decode() if wanted else ""}
 
     def waits(self, request: Request) -> None:
         """The verdict's time is bounded here, whatever the verifier does; most rules are done before that is needed."""

@@ -17,7 +17,7 @@ from agentraft_ray.checkpoint.logged import LoggedCheckpointStore
 from agentraft_ray.checkpoint.memory import InMemoryCheckpointStore
 from agentraft_ray.checkpoint.seal import EncryptingSeal, PlainSeal, Seal
 from agentraft_ray.config import AgentRaftConfig, Budget, FreshCalibration, Limits, OnOpen
-from agentraft_ray.errors import InvalidConfig
+from agentraft_ray.errors import InvalidConfig, VerifierUnavailable
 from agentraft_ray.events import Event
 from agentraft_ray.pipeline import Pipeline
 from agentraft_ray.runtime.blueprint import ROLLBACK_DEPTH, Blueprint, RunSettings, blueprint_of
@@ -174,7 +174,10 @@ def coordinator_of(
 def _chosen(verifier: Verifier | None) -> Verifier:
     """The verifier to judge with. What it lacks in this process is said, and no more than that: it may be set before the first run."""
     if verifier is None:
-        return default_verifier()
+        found = default_verifier()
+        for line in found.missing():  # only of what was forced: what is merely found is installed
+            raise VerifierUnavailable(line)
+        return found
     for line in verifier.missing():
         _log.warning("%s", line)
     return verifier

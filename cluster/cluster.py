@@ -193,6 +193,7 @@ class Cluster:
         self._definitions[blueprint.plan.fingerprint] = definition
         if self._staff is not None:
             await self._staff.make_groups(blueprint)
+            await self._staff.make_engines(blueprint)
         else:
             await self._refuse_groups(blueprint)
 

@@ -26,6 +26,7 @@ __all__ = [
     "actor_names",
     "check_room",
     "describe",
+    "has_gpus",
     "is_running",
     "join",
     "join_named",
@@ -187,6 +188,11 @@ def missing_resources(step: Step) -> str:
     if any(all(node.get(name, 0.0) >= amount for name, amount in wanted.items()) for node in nodes):
         return ""
     return ", ".join(f"{name} {amount:g}" for name, amount in wanted.items() if amount)
+
+
+def has_gpus(count: int) -> bool:
+    """Whether some living node has so many GPUs."""
+    return any(node["Resources"].get("GPU", 0.0) >= count for node in ray.nodes() if node["Alive"])
 
 
 @contextlib.contextmanager

@@ -33,6 +33,8 @@ class ClusterSettings(Sourced):
     group_idle_s: float = Field(60.0, gt=0, description="workers beyond the least that were not needed for so long are ended")
     verifiers: int = Field(1, ge=1, description="verifier actors")
     verifier_cpus: float = Field(0.1, ge=0, description="CPUs that each of them claims")
+    engines: int = Field(1, ge=1, description="engine actors for each model that a verifier of your own asks (vLLM)")
+    engine_cpus: float = Field(0.5, ge=0, description="CPUs that each of them claims; without a GPU it computes with that many threads")
     store: str = Field("embedded", description="'embedded' (a server of our own on this machine) or the URL of a Redis or Valkey server")
     directory: Path | None = Field(None, description="data directory of the embedded store; default: AGENTRAFT_HOME or .agentraft")
     prefix: str = Field("agentraft", description="how the store's keys begin")

@@ -25,9 +25,11 @@ from agentraft_ray.actors.ray_meter import RayMeter
 from agentraft_ray.actors.store_spec import StoreSpec
 from agentraft_ray.actors.supervisor import Supervisor, SupervisorEvent
 from agentraft_ray.actors.verifier import VerifierSettings
+from agentraft_ray.actors.vllm import VLLMSettings
 from agentraft_ray.actors.wiring import cluster_store
 from agentraft_ray.actors.worker import WorkerSettings
 from agentraft_ray.cluster import ray_session
+from agentraft_ray.cluster.engines import EngineStaff
 from agentraft_ray.cluster.groups import Figures, Groups
 from agentraft_ray.cluster.nursery import Place, RayNursery
 from agentraft_ray.cluster.settings import ClusterSettings
@@ -36,6 +38,7 @@ from agentraft_ray.errors import AgentRaftError, InvalidConfig
 from agentraft_ray.pipeline import Step
 from agentraft_ray.runtime.blueprint import Blueprint
 from agentraft_ray.telemetry.metrics import RESTARTS
+from agentraft_ray.verifier.engine.settings import EngineSettings
 
 __all__ = ["Staff", "shard_settings"]
 
@@ -84,6 +87,7 @@ class Staff:
             settings.name, shard.groups[""], coordinators, self,
             count_min=settings.group_workers, count_max=settings.group_count_max, idle_s=settings.group_idle_s,
         )  # fmt: skip
+        self._engines = EngineStaff(settings.name, shard.verifiers, self, count=settings.engines)
         self._supervisor = Supervisor(self._nursery, self._children(), self._report)
         self._is_ending = False
         self._telling: set[asyncio.Task[None]] = set()
@@ -99,7 +103,8 @@ class Staff:
             await self._refuse_missing(list(self._nursery.places))
         await self._refuse_missing(list(self._nursery.places))
         loop = asyncio.get_running_loop()
-        self._watches = [loop.create_task(self._supervisor.run(), name="supervisor"), loop.create_task(self._groups.run(), name="groups")]
+        runs = {"supervisor": self._supervisor.run(), "groups": self._groups.run(), "engines": self._engines.run()}
+        self._watches = [loop.create_task(run, name=name) for name, run in runs.items()]
 
     async def make_groups(self, blueprint: Blueprint) -> None:
         """Start workers for the steps of a pipeline that ask for resources of their own, and make them known to the coordinators.
@@ -107,6 +112,10 @@ class Staff:
         Raises InvalidConfig where these do not start in time.
         """
         await self._groups.make(list(blueprint.pipeline.block), self._has_started)
+
+    async def make_engines(self, blueprint: Blueprint) -> None:
+        """Start the engines of the models that a pipeline's verifier asks; returns when they have. Raises InvalidConfig."""
+        await self._engines.make(blueprint.verifier.engines())
 
     async def _has_started(self, step: Step, workers: list[str]) -> None:
         missing = ray_session.missing_resources(step)
@@ -142,6 +151,23 @@ class Staff:
         """See `Hands.tell`."""
         await asyncio.gather(*(self._configure(index, groups) for index in range(self._shard.shards)))
 
+    # --- what `EngineStaff` has done -------------------------------------------------------------------------------------------
+
+    async def hire_engine(self, name: str, settings: EngineSettings) -> None:
+        """See `EngineHands.hire_engine`."""
+        args = (encode(VLLMSettings(settings)),)
+        gpus = settings.tensor_parallel if ray_session.has_gpus(settings.tensor_parallel) else 0
+        await self._supervisor.add(self._child(name, Place("vllm", lambda: args, self._settings.engine_cpus, gpus)))
+
+    async def engine_state(self, name: str, wait_s: float) -> bytes | None:
+        """See `EngineHands.engine_state`."""
+        try:
+            async with asyncio.timeout(wait_s + _POLL_S):
+                found: bytes = await gateway.RayPeer(name).call("ready", wait_s)
+        except (PeerLost, TimeoutError):
+            return None
+        return found
+
     async def _configure(self, index: int, groups: Mapping[str, list[str]]) -> None:
         with contextlib.suppress(PeerLost):  # one that is being restarted is told when it answers
             peer = gateway.RayPeer(names.coordinator(self._settings.name, index))
@@ -155,9 +181,15 @@ class Staff:
         await asyncio.gather(*self._watches, return_exceptions=True)
         await asyncio.gather(*(self._drain(index) for index in range(self._shard.shards)))
         pongs = await asyncio.gather(*(self._nursery.ping(name) for name in self._nursery.places))
+        await asyncio.gather(*(self._end_engine(name) for name in self._engines.names))
         await self._supervisor.stop()
         if self._shard.store.kind == "embedded":  # its server ends with its last user, so these must be gone before we leave it
             await _until_gone([pong.pid for pong in pongs if pong is not None])
+
+    async def _end_engine(self, name: str) -> None:
+        with contextlib.suppress(AgentRaftError, TimeoutError):  # it ends with its actor anyway
+            async with asyncio.timeout(_GONE_S):
+                await gateway.RayPeer(name).call("shut_down")
 
     async def _drain(self, index: int) -> None:
         try:
@@ -182,7 +214,9 @@ class Staff:
             self._child(names.breaker(name), Place("breaker", lambda: breaker, node_id=here)),
         ]
         children += [self._worker(worker, None) for worker in shard.groups[""]]
-        judge = (encode(VerifierSettings(spec, encryption_key=key, breaker=names.breaker(name))),)
+        judge = (
+            encode(VerifierSettings(spec, encryption_key=key, breaker=names.breaker(name), deployment=name, engines=settings.engines)),
+        )
         children += [self._child(one, Place("verifier", lambda: judge, settings.verifier_cpus)) for one in shard.verifiers]
         for index in range(shard.shards):
             args = partial(self._coordinator_args, index)
@@ -192,7 +226,7 @@ class Staff:
     def _child(self, name: str, place: Place) -> ChildSpec:
         settings = self._settings
         self._nursery.places[name] = replace(place, observing=_observing(settings, place.role, name))
-        is_worker = place.role in {"worker", "verifier"}
+        is_worker = place.role in {"worker", "verifier", "vllm"}
         return ChildSpec(
             name,
             place.role,

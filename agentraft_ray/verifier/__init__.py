@@ -22,6 +22,7 @@ from agentraft_ray.verifier.rules import RulesVerifier
 from agentraft_ray.verifier.schema import SchemaVerifier
 from agentraft_ray.verifier.spending import Spending
 from agentraft_ray.verifier.tiered import TieredVerifier
+from agentraft_ray.verifier.vllm import VLLMVerifier
 
 __all__ = [
     "DEFAULT_MODELS",
@@ -47,6 +48,7 @@ __all__ = [
     "SchemaVerifier",
     "Spending",
     "TieredVerifier",
+    "VLLMVerifier",
     "VerdictKind",
     "VerificationResult",
     "Verifier",

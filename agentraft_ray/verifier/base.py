@@ -14,6 +14,7 @@ from agentraft_ray.verifier.spending import Spending
 
 if TYPE_CHECKING:
     from agentraft_ray.verifier.calibration import Calibration
+    from agentraft_ray.verifier.engine.settings import EngineSettings
 
 __all__ = ["VerificationResult", "Verifier", "VerifyInput"]
 
@@ -67,6 +68,10 @@ class Verifier(ABC):
 
     def missing(self) -> tuple[str, ...]:
         """What this process lacks to ask it, each in one line that says what to install or set; () where nothing shows."""
+        return ()
+
+    def engines(self) -> tuple[EngineSettings, ...]:
+        """The engines of local models that it asks; on a cluster they are started before its first verdict. () for none."""
         return ()
 
     def uses_model(self, criticality: Criticality) -> bool:

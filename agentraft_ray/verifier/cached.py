@@ -17,6 +17,7 @@ from agentraft_ray.verifier.asking import GIVEN, flaw_of, in_thread
 from agentraft_ray.verifier.base import Verifier, VerifyInput
 from agentraft_ray.verifier.calibration import Calibration
 from agentraft_ray.verifier.content import leaves, plain
+from agentraft_ray.verifier.engine.settings import EngineSettings
 
 __all__ = ["CachedVerifier"]
 
@@ -81,6 +82,9 @@ class CachedVerifier(Verifier):
 
     def missing(self) -> tuple[str, ...]:
         return self._verifier.missing()
+
+    def engines(self) -> tuple[EngineSettings, ...]:
+        return self._verifier.engines()
 
     def verify_now(self, request: VerifyInput) -> VerificationResult | None:
         return self._verifier.verify_now(request)

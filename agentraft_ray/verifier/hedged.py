@@ -12,6 +12,7 @@ from agentraft_ray.taxonomy import FREE, VerificationResult
 from agentraft_ray.verifier.asking import GIVEN, Asked, rest_of, stop
 from agentraft_ray.verifier.base import Verifier, VerifyInput
 from agentraft_ray.verifier.calibration import Calibration
+from agentraft_ray.verifier.engine.settings import EngineSettings
 
 __all__ = ["HedgedVerifier"]
 
@@ -48,6 +49,9 @@ class HedgedVerifier(Verifier):
 
     def missing(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(line for member in self._members for line in member.missing()))
+
+    def engines(self) -> tuple[EngineSettings, ...]:
+        return tuple(dict.fromkeys(one for member in self._members for one in member.engines()))
 
     def verify_now(self, request: VerifyInput) -> VerificationResult | None:
         return self._members[0].verify_now(request)

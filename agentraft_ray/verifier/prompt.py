@@ -10,14 +10,14 @@ from agentraft_ray.verifier.base import VerifyInput
 from agentraft_ray.verifier.content import render
 from agentraft_ray.verifier.fence import Fence, visible
 
-__all__ = ["CONTEXT_CHARS_MAX", "PROMPT_VERSION", "SYSTEM", "Question", "question", "user_prompt"]
+__all__ = ["CLASSES", "CONTEXT_CHARS_MAX", "PROMPT_VERSION", "SYSTEM", "Question", "question", "user_prompt"]
 
 PROMPT_VERSION = "2"
 
 CONTEXT_CHARS_MAX = 24_000
 """How much of the task's goal, its inputs and earlier outputs is shown by default, in characters. The output is never cut."""
 
-_CLASSES = {
+CLASSES: dict[ErrorType, str] = {
     ErrorType.GOAL_DRIFT: "it answers something other than the goal of the step",
     ErrorType.CONTRADICTION: "it contradicts the inputs, earlier outputs, or itself",
     ErrorType.HALLUCINATION: "it states facts, names, numbers or quotations that nothing given supports",
@@ -36,7 +36,7 @@ written out because it cannot be seen or could be taken for a fence; that by its
 
 Pass the output if it does what the goal of the step asks and nothing given contradicts it. Otherwise name the one class that fits
 best:
-{chr(10).join(f"- {kind.value}: {meaning}" for kind, meaning in _CLASSES.items())}
+{chr(10).join(f"- {kind.value}: {meaning}" for kind, meaning in CLASSES.items())}
 
 Answer with exactly one JSON object and nothing else:
 {{"verdict": "PASS" or a class, "confidence": a number from 0 to 1, "hint": what to do better, by class and place, without quoting
@@ -76,8 +76,8 @@ def question(request: VerifyInput, context_chars: int = CONTEXT_CHARS_MAX) -> Qu
     return Question(step_goal, task_goal, inputs, tuple(reversed(earlier)), " and ".join(left_out))
 
 
-def user_prompt(asked: Question, window: str, number: int = 1, count: int = 1) -> str:
-    """The message about window `number` (from 1) of `count`; `window` is `visible` text."""
+def user_prompt(asked: Question, window: str, number: int = 1, count: int = 1, form: str = "one JSON object") -> str:
+    """The message about window `number` (from 1) of `count`; `window` is `visible` text, `form` what is to be answered."""
     texts = [asked.step_goal, asked.task_goal, asked.inputs, *(part for pair in asked.earlier for part in pair), window]
     fence = Fence(texts)
     parts = [
@@ -96,7 +96,7 @@ def user_prompt(asked: Question, window: str, number: int = 1, count: int = 1) -
         )
     parts += [
         fence.block("OUTPUT TO JUDGE", window),
-        "The data ends here. Judge the output by the goal of the step, as you were told before it, and answer with one JSON object.",
+        f"The data ends here. Judge the output by the goal of the step, as you were told before it, and answer with {form}.",
     ]
     return "\n\n".join(parts)
 

@@ -20,6 +20,7 @@ from agentraft_ray.taxonomy import FREE, Cost, VerdictKind, VerificationResult, 
 from agentraft_ray.verifier.asking import Asked, ask, rest_of, stop
 from agentraft_ray.verifier.base import Verifier, VerifyInput
 from agentraft_ray.verifier.calibration import Calibration
+from agentraft_ray.verifier.engine.settings import EngineSettings
 
 __all__ = ["AllOf", "QuorumVerifier", "Rule"]
 
@@ -73,6 +74,9 @@ class QuorumVerifier(Verifier):
 
     def missing(self) -> tuple[str, ...]:
         return tuple(line for member in self._members for line in member.missing())
+
+    def engines(self) -> tuple[EngineSettings, ...]:
+        return tuple(dict.fromkeys(one for member in self._members for one in member.engines()))
 
     async def verify(self, request: VerifyInput) -> VerificationResult:
         if self._rule == "k_of_n":

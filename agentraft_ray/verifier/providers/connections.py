@@ -1,4 +1,5 @@
-"""What one event loop holds of all providers: their lanes, and one client each, made once and closed with the loop.
+"""What one event loop holds of all that judges for it: the providers' lanes and one client each, made once and closed with the loop, and
+who runs the engines of local models.
 
 A client costs far more than a call: it reads certificates, and Bedrock's the description of the whole service.
 """
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from agentraft_ray.config import ProviderLimits
+from agentraft_ray.verifier.engine.local import local_engines
+from agentraft_ray.verifier.engine.port import Engines
 from agentraft_ray.verifier.providers.lanes import Guard, Lane, NoGuard
 from agentraft_ray.verifier.providers.models import Manner
 
@@ -26,9 +29,11 @@ class Client(Protocol):
 
 
 class Connections:
-    """Lanes and clients of one event loop. Without a `guard` of its own, that of the process counts (see `guard_process`)."""
+    """Lanes and clients of one event loop. Without a `guard` of its own, that of the process counts (see `guard_process`), and
+    without `engines` those that are children of the process."""
 
-    def __init__(self, guard: Guard | None = None) -> None:
+    def __init__(self, guard: Guard | None = None, engines: Engines | None = None) -> None:
+        self.engines: Engines = engines or local_engines()
         self.lanes: dict[str, Lane] = {}
         self.manners: dict[str, Manner] = {}  # by lane, with what its server turned out not to know left out
         self._guard = guard

@@ -9,10 +9,13 @@ from typing import NamedTuple
 from agentraft_ray.errors import VerifierUnavailable
 from agentraft_ray.verifier.providers import PROVIDERS
 
-__all__ = ["MODEL_VARIABLE", "PROVIDER_VARIABLE", "Found", "choose", "find"]
+__all__ = ["LOCAL", "MODEL_VARIABLE", "PROVIDER_VARIABLE", "Found", "choose", "find"]
 
 PROVIDER_VARIABLE = "AGENTRAFT_VERIFIER_PROVIDER"
 MODEL_VARIABLE = "AGENTRAFT_VERIFIER_MODEL"
+LOCAL = "local"
+"""The provider that is a model of one's own, served by vLLM; it is never chosen unless it is named."""
+
 _RULES_ONLY = ("none", "rules")
 _warned: set[str] = set()
 
@@ -33,6 +36,8 @@ def find(environ: Mapping[str, str]) -> Found | None:
     forced = _forced_name(environ)
     if forced in _RULES_ONLY:
         return None
+    if forced == LOCAL:
+        return _found(LOCAL, environ)
     if forced:
         _check_forced(forced, environ)
         return _found(forced, environ)
@@ -72,10 +77,8 @@ def _check_forced(name: str, environ: Mapping[str, str]) -> None:
     """Raises VerifierUnavailable where the forced provider could not be asked."""
     asked = f"{PROVIDER_VARIABLE}={name}"
     provider = PROVIDERS.get(name)
-    if name == "local":
-        problem = "means the vLLM verifier, which the environment does not choose; pass verifier= to wrap"
-    elif provider is None:
-        problem = f"is unknown: use one of {', '.join(PROVIDERS)}, or none for rules only"
+    if provider is None:
+        problem = f"is unknown: use one of {', '.join(PROVIDERS)}, local for a model of your own, or none for rules only"
     else:
         problem = provider.missing(environ)
     if not problem:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from agentraft_ray.config import ProviderLimits
 from agentraft_ray.taxonomy import FaultKind, VerifierFault
-from agentraft_ray.verifier.providers.completion import Completion
 
 __all__ = ["Guard", "Lane", "NoGuard", "Outcome"]
 
-Answer = Completion | VerifierFault
+T = TypeVar("T")  # what a request is answered with, if not with a fault
 Outcome = Literal["success", "failure", "released"]
 
 _FAILURES = frozenset({FaultKind.TIMEOUT, FaultKind.CONNECTION, FaultKind.SERVER_ERROR, FaultKind.OVERLOADED, FaultKind.AUTH})
@@ -77,7 +76,7 @@ class Lane:
         """How many requests wait for room."""
         return len(self._waiting)
 
-    async def ask(self, guard: Guard, send: Callable[[float], Awaitable[Answer]], left_s: float) -> Answer:
+    async def ask(self, guard: Guard, send: Callable[[float], Awaitable[T | VerifierFault]], left_s: float) -> T | VerifierFault:
         """What `send(seconds that it may take)` answers, once there is room and leave for it; a fault if there is none in `left_s`."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + left_s
@@ -167,7 +166,7 @@ class Lane:
 
     # --- what comes of it ----------------------------------------------------------------------------------------------------
 
-    async def _in_time(self, send: Callable[[float], Awaitable[Answer]], timeout_s: float) -> Answer:
+    async def _in_time(self, send: Callable[[float], Awaitable[T | VerifierFault]], timeout_s: float) -> T | VerifierFault:
         try:
             async with asyncio.timeout(timeout_s) as timer:
                 return await send(timeout_s)
@@ -176,7 +175,7 @@ class Lane:
                 raise
             return VerifierFault(FaultKind.TIMEOUT, f"no answer within {timeout_s:.3g} s", self.name)
 
-    def _learn(self, guard: Guard, answer: Answer) -> tuple[Answer, Outcome]:
+    def _learn(self, guard: Guard, answer: T | VerifierFault) -> tuple[T | VerifierFault, Outcome]:
         """The answer, with the time to ask again where the lane is shut by it, and its outcome for the breaker."""
         if not isinstance(answer, VerifierFault):
             self.window = min(self.limits.concurrency_max, 2 * self.window)
