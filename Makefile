@@ -73,8 +73,8 @@ training: $(VENV_TRAIN)/.ready ## test the training of verifiers, in an environm
 sim: $(READY) ## run SEEDS=10000 simulated clusters FROM=0
 	@$(BIN)/python -m agentraft_ray.testing.simulator --seeds $(SEEDS) --from $(FROM) $(ARGS)
 
-docs: $(READY) ## check the links and the examples of the documentation
-	@$(BIN)/python -m pytest -q tests/unit/test_docs.py
+docs: $(READY) ## build the documentation into build/site; any warning fails
+	@$(BIN)/python -m zensical build --strict --clean
 
 constraints: ## write the pinned versions anew from a clean environment
 	@rm -rf build/constraints && $(PYTHON) -m venv build/constraints

@@ -9,13 +9,26 @@ from typing import Any
 
 from ray.util import metrics as ray_metrics
 
-from agentraft_ray.telemetry.metrics import METRICS, Metric
-from agentraft_ray.telemetry.registry import Key, Meter
+from agentraft_ray.telemetry.metrics import Metric
+from agentraft_ray.telemetry.registry import Distribution, Meter
 
 __all__ = ["RayMeter"]
 
 _DEPLOYMENT = "deployment"
-_BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+class _RayDistribution(Distribution):
+    """Passes every value on; Ray keeps the buckets."""
+
+    __slots__ = ("_observe", "_tags")
+
+    def __init__(self, metric: Metric, labels: tuple[str, ...], made: Any) -> None:
+        super().__init__(metric, labels)
+        self._observe = made.observe
+        self._tags = _tags(metric, labels)
+
+    def observe(self, value: float) -> None:
+        self._observe(value, tags=self._tags)
 
 
 class RayMeter(Meter):
@@ -25,28 +38,22 @@ class RayMeter(Meter):
         super().__init__()
         self._deployment = deployment
         self._made: dict[str, Any] = {}
-        self._reported: dict[Key, float] = {}
-
-    def observe(self, metric: Metric, value: float, *labels: str) -> None:
-        """Pass a value on."""
-        key = (metric.name, labels)
-        if key not in self.histograms:
-            key = self._room_for(metric, labels)
-            self.histograms[key] = []  # Ray keeps the buckets
-        self._ray(metric).observe(value, tags=self._tags(metric, key[1]))
+        self._reported: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def report(self) -> None:
         """Pass on what counters have grown by and how gauges stand."""
-        for key, value in self.values.items():
-            metric = _BY_NAME[key[0]]
-            tags = self._tags(metric, key[1])
+        for key, series in self._series.items():
+            metric, value = series.metric, series.value
             if metric.kind == "gauge":
-                self._ray(metric).set(value, tags=tags)
+                self._ray(metric).set(value, tags=_tags(metric, series.labels))
                 continue
             grown = value - self._reported.get(key, 0.0)
             if grown > 0:
                 self._reported[key] = value
-                self._ray(metric).inc(grown, tags=tags)
+                self._ray(metric).inc(grown, tags=_tags(metric, series.labels))
+
+    def _new_distribution(self, metric: Metric, labels: tuple[str, ...]) -> Distribution:
+        return _RayDistribution(metric, labels, self._ray(metric))
 
     def _ray(self, metric: Metric) -> Any:
         made = self._made.get(metric.name)
@@ -60,5 +67,6 @@ class RayMeter(Meter):
             self._made[metric.name] = made
         return made
 
-    def _tags(self, metric: Metric, labels: tuple[str, ...]) -> dict[str, str]:
-        return dict(zip(metric.labels, labels, strict=True))
+
+def _tags(metric: Metric, labels: tuple[str, ...]) -> dict[str, str]:
+    return dict(zip(metric.labels, labels, strict=True))

@@ -1,81 +1,114 @@
 """Where a process adds up its metrics. Without Ray it can be asked for them as text, as Prometheus reads it; on Ray they go to Ray's.
 
-A process collects nothing before `collect` is called, and then costs a dictionary look-up per record of a log.
+A process collects nothing before `collect` is called.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, TypeVar
 
 from agentraft_ray.errors import InvalidConfig
 from agentraft_ray.telemetry.metrics import METRICS, Metric, exported_names
 
-__all__ = ["Meter", "collect", "collecting", "stop_collecting"]
+__all__ = ["Distribution", "Meter", "Series", "collect", "collecting", "stop_collecting"]
 
 SERIES_MAX: Final = 2_000  # of one process; what would be more is counted under OTHER
 OTHER: Final = "other"
 
-Key = tuple[str, tuple[str, ...]]  # the name of a metric and the values of its labels
+S = TypeVar("S")
+
+
+class Series:
+    """One counter or gauge with its labels; `value` is for its meter and for who counts with it."""
+
+    __slots__ = ("labels", "metric", "value")
+
+    def __init__(self, metric: Metric, labels: tuple[str, ...]) -> None:
+        self.metric = metric
+        self.labels = labels
+        self.value = 0.0
+
+
+class Distribution:
+    """One histogram with its labels: counts per bucket, one more for what is beyond them, and the sum."""
+
+    __slots__ = ("counts", "labels", "metric", "total")
+
+    def __init__(self, metric: Metric, labels: tuple[str, ...]) -> None:
+        self.metric = metric
+        self.labels = labels
+        self.counts = [0] * (len(metric.buckets) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Put a value into its bucket."""
+        self.counts[bisect_left(self.metric.buckets, value)] += 1
+        self.total += value
 
 
 class Meter:
-    """Counters, gauges and histograms of one process, for its event loop; other threads may read. Labels in the table's order."""
+    """Counters, gauges and histograms of one process, for its event loop; other threads may read. Labels in the table's order.
+
+    Whoever counts often asks for the series once, and keeps it.
+    """
 
     def __init__(self) -> None:
-        self.values: dict[Key, float] = {}
-        self.histograms: dict[Key, list[float]] = {}  # per bucket, one more for what is beyond them, and the sum
+        self._series: dict[tuple[str, tuple[str, ...]], Series] = {}
+        self._distributions: dict[tuple[str, tuple[str, ...]], Distribution] = {}
+
+    def series(self, metric: Metric, *labels: str) -> Series:
+        """The series of a counter or a gauge; that of OTHER where there are too many."""
+        return self._found(self._series, metric, labels, Series)
+
+    def distribution(self, metric: Metric, *labels: str) -> Distribution:
+        """The series of a histogram; that of OTHER where there are too many."""
+        return self._found(self._distributions, metric, labels, self._new_distribution)
 
     def add(self, metric: Metric, amount: float, *labels: str) -> None:
         """Count `amount` more."""
-        key = (metric.name, labels)
-        values = self.values
-        if key in values:
-            values[key] += amount
-        else:
-            key = self._room_for(metric, labels)
-            values[key] = values.get(key, 0.0) + amount
+        self.series(metric, *labels).value += amount
 
     def set(self, metric: Metric, value: float, *labels: str) -> None:
         """A gauge, or the total of a counter that somebody else adds up."""
-        self.values[self._room_for(metric, labels)] = value
-
-    def observe(self, metric: Metric, value: float, *labels: str) -> None:
-        """Put a value into its bucket."""
-        key = (metric.name, labels)
-        counts = self.histograms.get(key)
-        if counts is None:
-            counts = self.histograms.setdefault(self._room_for(metric, labels), [0.0] * (len(metric.buckets) + 2))
-        counts[bisect_left(metric.buckets, value)] += 1
-        counts[-1] += value
+        self.series(metric, *labels).value = value
 
     def text(self, labels: Mapping[str, str] | None = None) -> str:
         """All of it in Prometheus' text format, names without a prefix; `labels` are added to every series."""
         lines: list[str] = []
         for metric in METRICS:
-            series = list(self._series(metric, dict(labels or {})))
+            series = list(self._lines(metric, dict(labels or {})))
             if series:
                 name = exported_names(metric, "")[0].removesuffix("_bucket")
                 lines += [f"# HELP {name} {metric.about}", f"# TYPE {name} {metric.kind}", *series]
         return "\n".join(lines) + "\n" if lines else ""
 
-    def _room_for(self, metric: Metric, labels: tuple[str, ...]) -> Key:
-        key = (metric.name, labels)
-        if key in self.values or key in self.histograms or len(self.values) + len(self.histograms) < SERIES_MAX:
-            return key
-        return (metric.name, (OTHER,) * len(labels))
+    def _new_distribution(self, metric: Metric, labels: tuple[str, ...]) -> Distribution:
+        return Distribution(metric, labels)
 
-    def _series(self, metric: Metric, fixed: dict[str, str]) -> Iterator[str]:
-        if metric.kind == "histogram":
-            for (name, labels), counts in sorted(self.histograms.items()):
-                if name == metric.name:
-                    yield from _histogram(metric, {**fixed, **dict(zip(metric.labels, labels, strict=True))}, counts)
-            return
-        exported = exported_names(metric, "")[0]
-        for (name, labels), value in sorted(self.values.items()):
+    def _found(
+        self,
+        known: dict[tuple[str, tuple[str, ...]], S],
+        metric: Metric,
+        labels: tuple[str, ...],
+        make: Callable[[Metric, tuple[str, ...]], S],
+    ) -> S:
+        found = known.get((metric.name, labels))
+        if found is None:
+            if len(self._series) + len(self._distributions) >= SERIES_MAX:
+                labels = (OTHER,) * len(labels)
+            found = known.setdefault((metric.name, labels), make(metric, labels))
+        return found
+
+    def _lines(self, metric: Metric, fixed: dict[str, str]) -> Iterator[str]:
+        for (name, labels), distribution in sorted(self._distributions.items()):
             if name == metric.name:
-                yield f"{exported}{_labels({**fixed, **dict(zip(metric.labels, labels, strict=True))})} {value:.17g}"
+                yield from _histogram(metric, {**fixed, **dict(zip(metric.labels, labels, strict=True))}, distribution)
+        exported = exported_names(metric, "")[0]
+        for (name, labels), series in sorted(self._series.items()):
+            if name == metric.name:
+                yield f"{exported}{_labels({**fixed, **dict(zip(metric.labels, labels, strict=True))})} {series.value:.17g}"
 
 
 _meter: Meter | None = None
@@ -111,14 +144,14 @@ def stop_collecting() -> None:
     _meter = None
 
 
-def _histogram(metric: Metric, labels: dict[str, str], counts: list[float]) -> Iterator[str]:
+def _histogram(metric: Metric, labels: dict[str, str], distribution: Distribution) -> Iterator[str]:
     buckets, total, count = exported_names(metric, "")
-    running = 0.0
-    for bound, number in zip((*metric.buckets, float("inf")), counts[:-1], strict=True):
+    running = 0
+    for bound, number in zip((*metric.buckets, float("inf")), distribution.counts, strict=True):
         running += number
-        yield f"{buckets}{_labels(labels | {'le': '+Inf' if bound == float('inf') else f'{bound:g}'})} {running:.17g}"
-    yield f"{total}{_labels(labels)} {counts[-1]:.17g}"
-    yield f"{count}{_labels(labels)} {running:.17g}"
+        yield f"{buckets}{_labels(labels | {'le': '+Inf' if bound == float('inf') else f'{bound:g}'})} {running}"
+    yield f"{total}{_labels(labels)} {distribution.total:.17g}"
+    yield f"{count}{_labels(labels)} {running}"
 
 
 def _labels(labels: Mapping[str, str]) -> str:

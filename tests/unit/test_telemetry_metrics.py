@@ -117,7 +117,7 @@ def test_the_text_is_what_prometheus_reads() -> None:
     meter = Meter()
     meter.add(RUNS_FINISHED, 2, 'a "quoted"\\ name\n', "failed")
     for seconds in (0.0005, 0.001, 0.3, 10_000.0):
-        meter.observe(STEP_SECONDS, seconds, "p", "s")
+        meter.distribution(STEP_SECONDS, "p", "s").observe(seconds)
     families = {family.name: family for family in text_string_to_metric_families(meter.text({"deployment": "d"}))}
     (sample,) = families["agentraft_runs_finished"].samples
     assert sample.labels == {"deployment": "d", "pipeline": 'a "quoted"\\ name\n', "outcome": "failed"}
