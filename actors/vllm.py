@@ -110,7 +110,7 @@ class VLLMVerifierActor(ExchangeHost):
     def _running(self) -> EngineProcess:
         """The engine; a new one where the last one could not start and that is a while ago."""
         engine = self._engine
-        if engine is None or (engine.fault is not None and time.monotonic() - engine.started_at > _RETRY_S):
+        if engine is None or (engine.fault is not None and time.monotonic() - engine.failed_at > _RETRY_S):
             engine = self._engine = self._start(self._settings, self._engine_died)
         return engine
 

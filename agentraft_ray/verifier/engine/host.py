@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 
 from agentraft_ray.errors import AgentRaftError, InvalidConfig, VerifierUnavailable
 from agentraft_ray.taxonomy import FaultKind, VerifierFault
@@ -51,7 +52,8 @@ def _serve(settings: EngineSettings, channel: Channel, inbox: queue.SimpleQueue[
         engine = VLLMEngine(settings)
     except Exception as problem:
         channel.send([Unable(0, _refusal(settings, problem))])
-        raise
+        traceback.print_exc()
+        os._exit(1)  # torch's threads would take their seconds
     channel.send([Ready(engine.description, engine.labels_count, time.monotonic() - started)])
     while True:
         batch = [] if engine.is_busy else inbox.get()

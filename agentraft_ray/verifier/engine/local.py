@@ -59,7 +59,7 @@ class LocalEngines:
             deaths = [one for one in self._deaths.get(settings, ()) if now - one < _PERIOD_S]
             if found is not None:
                 assert found.fault is not None
-                if now - found.started_at < _REST_S and found.info is None and found.fault.kind is FaultKind.UNAVAILABLE:
+                if now - found.failed_at < _REST_S and found.info is None and found.fault.kind is FaultKind.UNAVAILABLE:
                     return found.fault  # it could not start; whoever asks again at once is told so at once
                 deaths.append(now)
                 self._deaths[settings] = deaths

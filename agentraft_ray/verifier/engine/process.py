@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import agentraft_ray
 from agentraft_ray.taxonomy import FaultKind, VerifierFault
 from agentraft_ray.verifier.engine.messages import Abort, Answered, Ask, Channel, Close, Ready, Start, ToParent
 from agentraft_ray.verifier.engine.port import Scores
@@ -36,6 +35,7 @@ _LOG_TAIL_BYTES = 4_000
 _ENDS_S = 5.0
 _MODULE = "agentraft_ray.verifier.engine.host"
 _SOURCE = "vllm"
+_PACKAGE_IS_IN = str(Path(__file__).parents[3])
 
 # In one process, without a core of its own: a third of the start and of the memory (docs/decisions/0023).
 _ENVIRONMENT = {
@@ -55,7 +55,7 @@ class EngineProcess:
 
     def __init__(self, settings: EngineSettings, on_death: Callable[[str], object] | None = None) -> None:
         self.settings = settings
-        self.started_at = time.monotonic()
+        self.failed_at = 0.0  # by the monotonic clock, once there is a `fault`
         self._on_death = on_death
         self._lock = threading.Lock()
         self._tickets = itertools.count(1)
@@ -171,7 +171,7 @@ class EngineProcess:
         with self._lock:
             if isinstance(self._state, VerifierFault):
                 return
-            self._state = state
+            self._state, self.failed_at = state, time.monotonic()
             waiting, self._waiting = self._waiting, []
             lost = list(self._open.values()) if isinstance(state, VerifierFault) else []
             if lost:
@@ -223,7 +223,6 @@ def _give(future: concurrent.futures.Future[T], value: T) -> None:
 
 def _environment(settings: EngineSettings) -> dict[str, str]:
     """With what this process was started with; the child must find the same package, and no hub where it needs none."""
-    package = str(Path(agentraft_ray.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [_PACKAGE_IS_IN, os.environ.get("PYTHONPATH", "")]))
     offline = {"HF_HUB_OFFLINE": "1"} if Path(settings.model).is_dir() else {}
     return {"VLLM_LOGGING_LEVEL": "WARNING", **os.environ, **_ENVIRONMENT, **offline, "PYTHONPATH": path}

@@ -23,7 +23,7 @@ __all__ = ["VLLMEngine"]
 _KNOWN_CASE = "request: Numbers: 3 and 8. Larger: answer: 8"
 _KNOWN_TICKET = -1
 _GPU_BATCH_TOKENS = 8_192
-_CPU_BATCH_TOKENS = 2_048  # a batch cannot be stopped half-way, and there it takes its time
+_CPU_BATCH_TOKENS = 1_024  # a batch cannot be stopped half-way, and there it takes its time
 _SUM_TOLERANCE = 1e-2
 _SOURCE = "vllm"
 
@@ -108,8 +108,8 @@ class VLLMEngine:
                 self._engine.add_request(f"{ask.ticket}/{place}", rendered, self._params)
         except Exception as problem:  # noqa: BLE001 - the boundary to vLLM's own checks of a request
             self._give_up(ask.ticket)
-            kind = FaultKind.TOO_LONG if isinstance(problem, _TooLong) else FaultKind.BAD_REQUEST
-            self._refused.append(Unable(ask.ticket, VerifierFault(kind, describe(problem), _SOURCE)))
+            kind, why = (FaultKind.TOO_LONG, str(problem)) if isinstance(problem, _TooLong) else (FaultKind.BAD_REQUEST, describe(problem))
+            self._refused.append(Unable(ask.ticket, VerifierFault(kind, why, _SOURCE)))
 
     def _give_up(self, ticket: int) -> None:
         asked = self._asked.pop(ticket, None)
