@@ -27,7 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = [item for item in items if Path(__file__).parent in item.path.parents]
     for item in here:
         if importlib.util.find_spec("vllm") is None:
-            item.add_marker(pytest.mark.skip(reason="vLLM is not installed here; `make test-vllm` runs these in an environment of their own"))
+            item.add_marker(
+                pytest.mark.skip(reason="vLLM is not installed here; `make test-vllm` runs these in an environment of their own")
+            )
         elif item.get_closest_marker("gpu") is not None and not visible_gpus():
             item.add_marker(pytest.mark.skip(reason="this machine has no GPU that nvidia-smi shows"))
 

@@ -1,4 +1,4 @@
-"""Models for these tests, made once from the packages that hold their bases, by a seed; no hub is asked. ``python -m tests.vllm.models``."""
+"""Models for these tests, made once from packages with their bases, by a seed; no hub is asked: ``python -m tests.vllm.models``."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _serve(settings: EngineSettings, channel: Channel, inbox: queue.SimpleQueue[
         from agentraft_ray.verifier.engine.vllm_engine import VLLMEngine  # noqa: PLC0415 - seconds, in which we already listen
 
         engine = VLLMEngine(settings)
-    except Exception as problem:
+    except Exception as problem:  # noqa: BLE001 - vLLM raises anything; the parent is told what
         channel.send([Unable(0, _refusal(settings, problem))])
         traceback.print_exc()
         os._exit(1)  # torch's threads would take their seconds
