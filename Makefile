@@ -79,7 +79,7 @@ docs: $(READY) ## build the documentation into build/site; any warning fails
 constraints: ## write the pinned versions anew from a clean environment
 	@rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	@build/constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,all]'
-	@{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --exclude agentraft-ray; } > build/constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --all --exclude pip --exclude agentraft-ray; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/constraints
 
 clean: ## remove what the other targets made, the environment included

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.slow
 
 def checkout_files() -> set[str]:
     folders = [PACKAGE, PACKAGE / "actors", PACKAGE / "cluster"]
-    files = {file for folder in folders for pattern in ("*.py", "*.lua", "py.typed") for file in folder.rglob(pattern)}
+    patterns = ("*.py", "*.lua", "py.typed", "cli/project/*", "serve/static/*")
+    files = {file for folder in folders for pattern in patterns for file in folder.rglob(pattern) if file.is_file()}
     return {str(file.relative_to(ROOT)) for file in files}
 
 
@@ -93,7 +94,7 @@ def test_the_constraints_pin_plain_versions_of_everything_that_the_project_names
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = {name: wanted for name, wanted in project["optional-dependencies"].items() if name != "vllm"}
+    extras = {name: wanted for name, wanted in project["optional-dependencies"].items() if name not in {"train", "vllm"}}
     wanted = {
         re.split(r"[^A-Za-z0-9-]", one)[0] for one in [*project["dependencies"], *(one for extra in extras.values() for one in extra)]
     }

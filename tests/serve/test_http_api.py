@@ -256,7 +256,8 @@ async def test_streams_are_limited_and_one_that_its_client_leaves_makes_room() -
     async with served(streams_max=1, heartbeat_s=0.05) as server:
         await server.submit("memo", run_id="r")
         async with server.client.stream("GET", "/v1/runs/r/events") as answer:
-            await anext(answer.aiter_lines())
+            lines = answer.aiter_lines()  # kept: with it goes the connection
+            await anext(lines)
             refused(await server.client.get("/v1/pulse"), 503, "store-unavailable")
         async with asyncio.timeout(10):
             while server.services.streams:
